@@ -1,0 +1,95 @@
+# cython: language_level=3
+"""What every binding shares: the error that a C unit reports, and the owner of a descriptor."""
+
+import os as _os
+import warnings as _warnings
+from pycrio._native.c_common cimport pc_err
+
+
+class NativeError(OSError):
+    """A step of the compiled core failed.
+
+    ``errno``, ``strerror`` and ``filename`` are those of OSError; ``step`` names the step (a system call or a
+    phase), so that a message can say what was being done and to what.
+    """
+
+    step: str
+
+    def __init__(self, code, step, path=None):
+        super().__init__(code, _os.strerror(code), path or None)
+        self.step = step
+
+    def __str__(self):
+        where = f" {self.filename!r}" if self.filename else ""
+        return f"{self.step}{where}: {self.strerror}"
+
+    def __reduce__(self):
+        return (NativeError, (self.errno, self.step, self.filename))
+
+
+cdef object native_error(pc_err *e):
+    step = (<bytes>e.step).decode("utf-8", "replace") if e.step != NULL else "unknown step"
+    path = (<bytes>e.path).decode("utf-8", "surrogateescape")
+    return NativeError(e.code, step, path)
+
+
+_live = {}
+
+
+def live_handles():
+    """Open native handles per class name (tests assert that it is empty after tear-down)."""
+    return {k: v for k, v in _live.items() if v}
+
+
+def count_handle(kind, delta):
+    """Book a native handle of the given kind in (+1) or out (-1)."""
+    _live[kind] = _live.get(kind, 0) + delta
+
+
+class Fd:
+    """Owner of one descriptor: closes it once, forgets the number on close, warns when collected while open.
+
+    ``take()`` hands the number on and leaves the owner empty; using a closed owner raises ValueError.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, int fd):
+        if fd < 0:
+            raise ValueError("a descriptor is not negative")
+        self._fd = fd
+        count_handle("Fd", 1)
+
+    def fileno(self):
+        if self._fd < 0:
+            raise ValueError("descriptor is closed")
+        return self._fd
+
+    @property
+    def closed(self):
+        return self._fd < 0
+
+    def take(self):
+        """The number; the caller owns it from now on."""
+        fd = self.fileno()
+        self._fd = -1
+        count_handle("Fd", -1)
+        return fd
+
+    def close(self):
+        if self._fd >= 0:
+            _os.close(self.take())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __del__(self):
+        if getattr(self, "_fd", -1) >= 0:
+            _warnings.warn(f"descriptor {self._fd} was collected while open", ResourceWarning, source=self)
+            self.close()
+
+    def __repr__(self):
+        return f"<Fd {self._fd}>" if self._fd >= 0 else "<Fd closed>"

@@ -1,0 +1,151 @@
+"""Build of the compiled core: one extension per C unit and the three programs.
+
+Everything is found by the tables below; project metadata is in pyproject.toml. Environment:
+
+PYCRIO_UNITS   comma separated names: build only these extensions and programs (for work on one unit)
+PYCRIO_DEBUG   1: no optimisation, assertions on; "asan": with AddressSanitizer and UBSan as well
+CC             compiler, as usual
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sysconfig
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+HERE = pathlib.Path(__file__).parent.resolve()
+CSRC = pathlib.Path("csrc")
+
+# extension -> (C units it compiles in, libraries it links)
+UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "base": ((), ()),
+    "untar": (("untar",), ("isal", "zstd", "crypto", "z")),
+    "mounts": (("mounts",), ()),
+    "ns": (("ns",), ()),
+    "logmux": (("logmux",), ()),
+    "proc": (("proc",), ()),
+    "front": (("front",), ()),
+}
+
+# program -> (C units, extra compiler flags, extra linker flags)
+PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "pycrio-monitor": (("monitor", "logmux", "proc"), (), ("-static",)),
+    "pycrio-nsexec": (("nsexec",), (), ("-static",)),
+    "pycrio-pause": (
+        ("pause",),
+        ("-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
+        ("-static", "-nostdlib", "-nostartfiles"),
+    ),
+}
+
+WARN = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Wstrict-prototypes", "-Wundef"]
+DEBUG = os.environ.get("PYCRIO_DEBUG", "")
+OPT = ["-O0", "-g", "-DPC_DEBUG=1"] if DEBUG else ["-O2", "-g1", "-DNDEBUG"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if DEBUG == "asan" else []
+
+
+def wanted(name: str) -> bool:
+    """True when PYCRIO_UNITS is unset or lists the extension or program."""
+    chosen = os.environ.get("PYCRIO_UNITS", "")
+    return not chosen or name in chosen.split(",")
+
+
+def sources(units: tuple[str, ...]) -> list[str]:
+    return [str(p) for unit in units for p in sorted((CSRC / unit).glob("*.c"))]
+
+
+# Every file below csrc/ is a dependency of every extension: crude, but an sdist made from this list is complete.
+DEPENDS = sorted(str(p) for p in CSRC.rglob("*") if p.is_file())
+
+
+def extensions() -> list[Extension]:
+    out = []
+    for name, (units, libraries) in UNITS.items():
+        pyx = f"pycrio/_native/{name}.pyx"
+        if not wanted(name) or not pathlib.Path(pyx).exists():
+            continue
+        out.append(
+            Extension(
+                f"pycrio._native.{name}",
+                [pyx, *sources(units)],
+                include_dirs=["csrc"],
+                libraries=list(libraries),
+                depends=DEPENDS,
+                define_macros=[("_GNU_SOURCE", "1")],
+                extra_compile_args=[*WARN, "-fvisibility=hidden", "-Wno-strict-prototypes", *OPT, *SANITIZE],
+                extra_link_args=["-pthread", *SANITIZE],
+            )
+        )
+    return cythonize(
+        out,
+        language_level=3,
+        compiler_directives={"embedsignature": True, "binding": True, "freethreading_compatible": False},
+        build_dir="build/cython",
+    )
+
+
+class BuildNative(build_ext):
+    """Extensions as usual, then the programs into pycrio/_native/bin."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if os.environ.get("PYCRIO_UNITS"):  # partial builds may run side by side
+            self.build_temp = f"{self.build_temp}-{os.environ['PYCRIO_UNITS'].replace(',', '-')}"
+
+    def build_extensions(self) -> None:
+        # -Werror holds for our C files; generated code may warn with other compilers than ours.
+        plain = self.compiler._compile  # type: ignore[attr-defined]
+
+        def compile_one(obj: str, src: str, ext: str, cc_args: list[str], postargs: list[str], pp_opts: list[str]) -> None:
+            own = src.startswith("csrc/") or "/csrc/" in src
+            plain(obj, src, ext, cc_args, [*postargs, "-Werror"] if own else postargs, pp_opts)
+
+        self.compiler._compile = compile_one  # type: ignore[attr-defined]
+        super().build_extensions()
+
+    def run(self) -> None:
+        super().run()
+        root = HERE if self.inplace else pathlib.Path(self.build_lib)
+        target = root / "pycrio" / "_native" / "bin"
+        target.mkdir(parents=True, exist_ok=True)
+        for name, (units, cflags, ldflags) in PROGRAMS.items():
+            if wanted(name) and sources(units):
+                self.program(target / name, sources(units), list(cflags), list(ldflags))
+
+    def program(self, out: pathlib.Path, files: list[str], cflags: list[str], ldflags: list[str]) -> None:
+        cc = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+        static = [] if SANITIZE and "-nostdlib" not in ldflags else ldflags
+        sanitize = SANITIZE if "-nostdlib" not in ldflags else []
+        tmp = out.with_name(out.name + ".tmp")
+        command = [*cc.split(), *WARN, "-Werror", *OPT, "-Os" if not DEBUG else "-O0", "-ffunction-sections", "-fdata-sections"]
+        command += ["-D_GNU_SOURCE=1", "-Icsrc", *cflags, *sanitize, *files, "-o", str(tmp), "-Wl,--gc-sections", *static]
+        if not DEBUG:
+            command.append("-s")
+        self.announce(" ".join(command), level=2)
+        subprocess.run(command, check=True)
+        tmp.chmod(0o755)
+        os.replace(tmp, out)
+
+    def get_outputs(self) -> list[str]:
+        bin_dir = pathlib.Path(self.build_lib) / "pycrio" / "_native" / "bin"
+        return [*super().get_outputs(), *(str(bin_dir / name) for name in PROGRAMS)]
+
+
+class BuildPython(build_py):
+    """Python files as usual; stale compiled files of the source tree stay out of wheels."""
+
+    def run(self) -> None:
+        super().run()
+        stale = pathlib.Path(self.build_lib) / "pycrio" / "_native" / "bin"
+        if stale.exists() and not self.editable_mode:
+            shutil.rmtree(stale)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative, "build_py": BuildPython})
