@@ -103,7 +103,9 @@ class BuildNative(build_ext):
         # -Werror holds for our C files; generated code may warn with other compilers than ours.
         plain = self.compiler._compile  # type: ignore[attr-defined]
 
-        def compile_one(obj: str, src: str, ext: str, cc_args: list[str], postargs: list[str], pp_opts: list[str]) -> None:
+        def compile_one(
+            obj: str, src: str, ext: str, cc_args: list[str], postargs: list[str], pp_opts: list[str]
+        ) -> None:
             own = src.startswith("csrc/") or "/csrc/" in src
             plain(obj, src, ext, cc_args, [*postargs, "-Werror"] if own else postargs, pp_opts)
 
@@ -124,8 +126,26 @@ class BuildNative(build_ext):
         static = [] if SANITIZE and "-nostdlib" not in ldflags else ldflags
         sanitize = SANITIZE if "-nostdlib" not in ldflags else []
         tmp = out.with_name(out.name + ".tmp")
-        command = [*cc.split(), *WARN, "-Werror", *OPT, "-Os" if not DEBUG else "-O0", "-ffunction-sections", "-fdata-sections"]
-        command += ["-D_GNU_SOURCE=1", "-Icsrc", *cflags, *sanitize, *files, "-o", str(tmp), "-Wl,--gc-sections", *static]
+        command = [
+            *cc.split(),
+            *WARN,
+            "-Werror",
+            *OPT,
+            "-Os" if not DEBUG else "-O0",
+            "-ffunction-sections",
+            "-fdata-sections",
+        ]
+        command += [
+            "-D_GNU_SOURCE=1",
+            "-Icsrc",
+            *cflags,
+            *sanitize,
+            *files,
+            "-o",
+            str(tmp),
+            "-Wl,--gc-sections",
+            *static,
+        ]
         if not DEBUG:
             command.append("-s")
         self.announce(" ".join(command), level=2)
