@@ -1,0 +1,615 @@
+"""What the flows need from the outside, as Protocols of at most eight methods; drivers satisfy them by shape.
+
+``Host`` carries one implementation of each; ``wiring.py`` builds it from the configuration, tests build it from
+``tests/fakes``. Every method may raise the classes of ``pycrio.errors``; a method that undoes something
+(``remove``, ``release``, ``unmount``, ``delete``) succeeds when there is nothing left to undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pycrio.model.container import ExecResult, ExitReport
+from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage, StoredImage, UnpackedLayer
+from pycrio.model.mount import DeviceNode, OciMount
+from pycrio.model.node import Condition, Handler, Identity
+from pycrio.model.pod import PortMapping
+from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
+from pycrio.model.stats import CgroupStats, FsUsage, InterfaceStats
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+class Registry(Protocol):
+    """Finds images in registries and fetches their blobs (distribution-spec, registries.conf, auth files, policy)."""
+
+    async def resolve(self, reference: str, credentials: Credentials | None, namespace: str) -> RemoteImage:
+        """Find the image for this node's platform, verify manifests, config and signature policy.
+
+        ``reference`` is what the request says (short names allowed), ``namespace`` the Kubernetes namespace ("" when
+        unknown). Raises RegistryError, RegistryUnavailable, SignatureInvalid, BadImage, InvalidRequest.
+        """
+
+    async def fetch(
+        self, image: RemoteImage, layer: LayerDescriptor, sink_fd: int, progress: Callable[[int], None]
+    ) -> None:
+        """Write the layer's blob to ``sink_fd`` (a pipe, left open), resuming cut transfers; ``progress`` gets the
+        bytes so far. The blob's size is checked here, its digest by whoever unpacks it."""
+
+    def names(self, reference: str) -> tuple[str, ...]:
+        """Fully qualified candidates for a reference, the likeliest first; no network. InvalidRequest if malformed."""
+
+    def verify_stored(self, image: StoredImage, user_image: str, namespace: str) -> None:
+        """Re-check the signature policy for an image of the store; SignatureInvalid if it is not accepted now."""
+
+    async def reload(self) -> None:
+        """Read the registry configuration and policies anew; ConfigError keeps the old ones."""
+
+
+class Images(Protocol):
+    """Image records of the containers/storage store."""
+
+    async def all(self) -> Sequence[StoredImage]:
+        """Every image, those of additional stores included."""
+
+    async def find(self, names: Sequence[str], ident: str) -> StoredImage | None:
+        """The image with the id (or unique id prefix of at least three characters) ``ident``, else by the first of the
+        full ``names`` that is known; None when absent."""
+
+    async def record(self, image: RemoteImage, top_layer: str, diff_size: int) -> StoredImage:
+        """Write or complete the record of a pulled image: big data, names, signatures."""
+
+    async def untag(self, image_id: str, name: str) -> None:
+        """Take one name from an image."""
+
+    async def remove(self, image_id: str) -> None:
+        """Delete the record and every layer that nothing else needs; InUse when a container uses it."""
+
+    async def users(self, image_id: str) -> Sequence[str]:
+        """Ids of the store's containers that use the image."""
+
+    async def disk_use(self) -> tuple[FsUsage, FsUsage]:
+        """Use of the image file system and of the container file system."""
+
+
+class Layers(Protocol):
+    """Read-only layers of images."""
+
+    def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
+        """Layer ids for a list of diff IDs, base first."""
+
+    async def present(self, layer_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that the store holds completely."""
+
+    async def unpack(self, layer: LayerDescriptor, source_fd: int) -> UnpackedLayer:
+        """Extract a blob from a pipe into a staging place while it arrives. BadImage when the stream is malformed or
+        digest, size or diff ID differ from the descriptor's; nothing stays behind on failure or cancellation."""
+
+    async def commit(self, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
+        """Make a staged layer part of the store (already there: the staged copy is dropped)."""
+
+    async def discard(self, layer: UnpackedLayer) -> None:
+        """Drop a staged layer."""
+
+    async def garbage(self) -> int:
+        """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """What a container's record in the shared store says (facts: store.md section 18)."""
+
+    id: str
+    names: tuple[str, ...]
+    image_id: str
+    metadata: Mapping[str, Any]
+    mount_label: str = ""
+    process_label: str = ""
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDirs:
+    """Directories of a container: ``run`` is volatile (the OCI bundle), ``persist`` survives a reboot."""
+
+    run: str
+    persist: str
+
+
+class Rootfs(Protocol):
+    """Writable root file systems of containers, as containers of the shared store."""
+
+    async def create(self, entry: StoreEntry) -> ContainerDirs:
+        """Make the read-write layer above the image and the container's record and directories."""
+
+    async def mount(self, container_id: str) -> str:
+        """Mount the root file system; its path."""
+
+    async def unmount(self, container_id: str) -> None:
+        """Unmount the root file system."""
+
+    async def remove(self, container_id: str) -> None:
+        """Unmount and delete layer, record and directories."""
+
+    async def usage(self, container_id: str) -> FsUsage | None:
+        """Use of the writable layer; None when the container is gone."""
+
+    async def mount_image(self, image_id: str, target: str, label: str) -> None:
+        """Mount an image's content read-only on an existing directory."""
+
+    async def unmount_image(self, target: str) -> None:
+        """Undo mount_image."""
+
+    async def entries(self) -> Sequence[StoreEntry]:
+        """Every container of the store that belongs to us (its metadata has pod-name and pod-id)."""
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRequest:
+    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory."""
+
+    container_id: str
+    name: str
+    handler: Handler
+    bundle: str
+    persist_dir: str
+    log_path: str
+    cgroup_parent: str
+    tty: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    restore_from: str = ""
+    restore_options: tuple[str, ...] = ()
+    cpuset: str = ""
+    cpu_shares: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorReport:
+    """The monitor and the container's first process; start times are field 22 of /proc/<pid>/stat."""
+
+    pid: int
+    pid_start_time: int
+    monitor_pid: int
+    monitor_start_time: int
+
+
+class Monitors(Protocol):
+    """Container monitors (pycrio-monitor or conmon): one process per container that outlives the daemon."""
+
+    async def create(self, request: MonitorRequest) -> MonitorReport:
+        """Start a monitor, which creates the container by its runtime. RuntimeFailure carries what the runtime said,
+        Timeout after the handler's create time; nothing of monitor or container stays behind."""
+
+    async def reopen_log(self, bundle: str, log_path: str) -> None:
+        """Have the log reopened; returns when the new file exists."""
+
+    async def resize(self, bundle: str, width: int, height: int) -> None:
+        """Set the size of the container's terminal."""
+
+    async def attach(self, container_id: str, bundle: str) -> int:
+        """A connected SOCK_SEQPACKET descriptor of the attach socket; the caller owns it."""
+
+    def exits(self) -> AsyncIterator[ExitReport]:
+        """Exits as they are recorded, those recorded while nobody listened first. Each exit file is removed by
+        ``forget_exit`` after handling, so that a crash repeats rather than loses it."""
+
+    async def exit_of(self, container_id: str, persist_dir: str) -> ExitReport | None:
+        """The recorded exit of one container, None when there is none."""
+
+    async def forget_exit(self, container_id: str) -> None:
+        """Remove the exit file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """An exec in a container: OCI process document, limits. ``timeout`` in seconds, 0: none. ``cap`` per stream."""
+
+    container_id: str
+    handler: Handler
+    process: Mapping[str, Any]
+    timeout: float = 0
+    cap: int = 16 << 20
+    cgroup_path: str = ""
+
+
+class ExecSession(Protocol):
+    """A running streaming exec. Descriptors are blocking pipe ends or, with a terminal, one pty master."""
+
+    stdin_fd: int
+    stdout_fd: int
+    stderr_fd: int
+    pty_fd: int
+
+    async def wait(self) -> int:
+        """Exit code (128 + signal when killed)."""
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size."""
+
+    async def close(self) -> None:
+        """Kill what still runs and release everything."""
+
+
+class Runtime(Protocol):
+    """Verbs of an OCI runtime on an existing container (runtime-spec, runtime.md)."""
+
+    async def start(self, handler: Handler, container_id: str) -> None:
+        """Start a created container."""
+
+    async def signal(self, handler: Handler, container_id: str, signal: str) -> None:
+        """Send a signal (Linux name) to the container's first process; NotFound when it is gone."""
+
+    async def delete(self, handler: Handler, container_id: str) -> None:
+        """Delete the container in the runtime, killing what still runs."""
+
+    async def state(self, handler: Handler, container_id: str) -> Mapping[str, Any] | None:
+        """The runtime's state document; None for an unknown container."""
+
+    async def update(self, handler: Handler, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Apply an OCI linux.resources document."""
+
+    async def pause(self, handler: Handler, container_id: str, frozen: bool) -> None:
+        """Freeze or thaw the container."""
+
+    async def exec_sync(self, request: ExecRequest) -> ExecResult:
+        """Run a process to its end without a monitor. Timeout when it took too long (its tree is then killed)."""
+
+    async def exec_stream(self, request: ExecRequest, tty: bool, stdin: bool) -> ExecSession:
+        """Start a process with its stdio in our hands."""
+
+
+class Checkpoints(Protocol):
+    """Checkpoint images by CRIU through the OCI runtime."""
+
+    def available(self, handler: Handler) -> str:
+        """Empty when usable, else the reason why not."""
+
+    async def checkpoint(self, handler: Handler, container_id: str, directory: str) -> None:
+        """Write the checkpoint of a paused container below ``directory`` and leave it running."""
+
+
+# --- surroundings -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """A pod's attachment to the network. ``cgroup_path`` and ``annotations`` go to plugins that ask for them."""
+
+    pod_id: str
+    name: str
+    namespace: str
+    uid: str
+    netns: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cgroup_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkResult:
+    """Addresses of the pod, the primary one first, and the CNI result as JSON text."""
+
+    ips: tuple[str, ...]
+    result: str
+
+
+class Network(Protocol):
+    """Pod networks by CNI plugins (CNI spec 0.3.1 to 1.1)."""
+
+    async def ready(self) -> None:
+        """Return when a usable network configuration is there."""
+
+    async def add(self, request: NetworkRequest) -> NetworkResult:
+        """Attach a pod; on failure everything is detached again."""
+
+    async def check(self, request: NetworkRequest) -> None:
+        """Verify an attachment; NetworkFailure when it is damaged."""
+
+    async def delete(self, request: NetworkRequest) -> None:
+        """Detach a pod; the namespace may be gone already."""
+
+    async def gc(self, valid: Sequence[NetworkRequest]) -> None:
+        """Release attachments of pods that are not in ``valid``."""
+
+    def condition(self) -> Condition:
+        """The NetworkReady condition."""
+
+
+class HostPorts(Protocol):
+    """Port rules of the host (nftables, else iptables)."""
+
+    async def add(self, pod_id: str, pod_name: str, ips: Sequence[str], ports: Sequence[PortMapping]) -> None:
+        """Open host ports to a pod; AlreadyExists when another pod holds one."""
+
+    async def remove(self, pod_id: str) -> None:
+        """Close every host port of a pod."""
+
+    async def sweep(self, valid: Sequence[str]) -> None:
+        """Close host ports of pods that are not in ``valid`` (ids)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceRequest:
+    """Namespaces to be made for a pod. ``kinds``: net, uts, ipc, user, cgroup. Maps only with user."""
+
+    pod_id: str
+    kinds: tuple[str, ...]
+    hostname: str
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
+
+
+class Namespaces(Protocol):
+    """Namespaces of pods, held by bind mounts (man 7 namespaces)."""
+
+    async def create(self, request: NamespaceRequest) -> Mapping[str, str]:
+        """Make and pin; kind → path of the pin. Loopback is up in a net namespace."""
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Unpin."""
+
+    async def pins(self) -> Mapping[str, str]:
+        """Every pin of ours that exists: path → kind."""
+
+    async def interfaces(self, netns: str) -> Sequence[InterfaceStats]:
+        """Counters of the interfaces of a net namespace ("": the host's), in index order."""
+
+    async def connect(self, netns: str, port: int) -> int:
+        """A descriptor connected to TCP ``localhost:port`` inside a net namespace ("": the host's)."""
+
+    def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+        """uid and gid maps for a userns-mode annotation value (``auto:size=65536``)."""
+
+    async def spawn_pause(self, namespaces: Mapping[str, str], cgroup_path: str) -> tuple[int, int]:
+        """Start the embedded pause program in the pod's namespaces and a new pid namespace; pid and start time."""
+
+
+class Cgroups(Protocol):
+    """The control group tree under the chosen manager, v1 or v2."""
+
+    def driver(self) -> str:
+        """``systemd`` or ``cgroupfs``."""
+
+    def check_parent(self, parent: str) -> str:
+        """The pod's parent, "" replaced by the default; InvalidRequest when it does not fit the manager."""
+
+    def container_path(self, parent: str, container_id: str) -> str:
+        """``linux.cgroupsPath`` of the OCI config for a container."""
+
+    async def make_pod(self, parent: str, pod_id: str) -> str:
+        """Make the pod's own group below its parent; its path."""
+
+    async def remove_pod(self, parent: str, pod_id: str) -> None:
+        """Remove the pod's own group and what is left below it."""
+
+    async def stats(self, path: str) -> CgroupStats | None:
+        """Readings of a group given as ``container_path`` gives it, or as a parent; None when it is gone."""
+
+    async def processes(self, path: str) -> Sequence[int]:
+        """Pids in a group and below; empty when it is gone."""
+
+    def controllers(self) -> frozenset[str]:
+        """Controllers that are mounted and usable (``memory``, ``pids``, ``hugetlb`` …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """SELinux labels, empty when SELinux is off."""
+
+    process: str = ""
+    mount: str = ""
+
+
+class Security(Protocol):
+    """Profiles and labels of the host's security modules."""
+
+    def seccomp(self, profile: SecurityProfile | None, privileged: bool, handler: Handler) -> Mapping[str, Any] | None:
+        """The OCI linux.seccomp document, already reduced to this machine; None: unconfined."""
+
+    def apparmor(self, profile: SecurityProfile | None, privileged: bool) -> str:
+        """The AppArmor profile name for a process; "" for none. NotFound when a profile is not loaded."""
+
+    def labels(self, options: SELinuxOptions | None, handler: Handler) -> Labels:
+        """Fresh SELinux labels for a pod."""
+
+    def container_labels(self, pod: Labels, options: SELinuxOptions | None) -> Labels:
+        """Labels for a container of a pod."""
+
+    async def relabel(self, path: str, label: str, recursive: bool) -> None:
+        """Set the label of a host path."""
+
+    def release(self, labels: Labels) -> None:
+        """Give the MCS pair of a pod back."""
+
+    def known_capabilities(self) -> frozenset[str]:
+        """Names (``CAP_…``) in the daemon's own bounding set."""
+
+
+class Devices(Protocol):
+    """Device nodes of the host, and specs of the Container Device Interface."""
+
+    def nodes(self, host_path: str, container_path: str, access: str) -> Sequence[DeviceNode]:
+        """The device at a path, or every device below a directory."""
+
+    def host_nodes(self) -> Sequence[DeviceNode]:
+        """Every device of the host that a privileged container gets."""
+
+    def inject(self, config: dict[str, Any], names: Sequence[str]) -> None:
+        """Apply the edits of CDI devices to an OCI config in place; NotFound names the unresolvable ones."""
+
+    async def reload(self, directories: Sequence[str]) -> None:
+        """Read the CDI directories anew."""
+
+
+class Hooks(Protocol):
+    """OCI hooks from directories (hooks.d schema 1.0.0)."""
+
+    def apply(self, config: dict[str, Any], annotations: Mapping[str, str], has_bind_mounts: bool) -> None:
+        """Add the hooks that match to an OCI config in place."""
+
+
+class Files(Protocol):
+    """Mounts and files below directories of ours or of a container's root; paths of pods are resolved inside a root."""
+
+    async def mount_shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
+        """A tmpfs for /dev/shm (mode 1777) on a new directory."""
+
+    async def unmount(self, path: str) -> None:
+        """Detach whatever is mounted at a path, once per mount."""
+
+    async def bind(self, mount: OciMount) -> None:
+        """A bind mount on the host, made now."""
+
+    def propagation(self, path: str) -> str:
+        """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
+
+    async def read_in_root(self, root: str, path: str, limit: int) -> bytes | None:
+        """A file of a container's root, at most ``limit`` bytes; None when absent."""
+
+    async def make_dir_in_root(self, root: str, path: str, mode: int, owner: tuple[int, int]) -> str:
+        """Make a directory (and its parents) inside a root; its path on the host."""
+
+    async def resolve_in_root(self, root: str, path: str) -> str | None:
+        """Where a path leads inside a root, as a path on the host; None when absent."""
+
+    async def symlink_in_root(self, root: str, path: str, target: str) -> None:
+        """Make a symbolic link unless something is there."""
+
+
+class Processes(Protocol):
+    """Processes of the host by pid and start time."""
+
+    def alive(self, pid: int, start_time: int) -> bool:
+        """False for zombies, for reused pids and for absent ones."""
+
+    def start_time(self, pid: int) -> int:
+        """Field 22 of /proc/<pid>/stat, 0 when absent."""
+
+    async def wait_gone(self, pid: int, start_time: int, timeout: float | None) -> bool:
+        """Wait until a process has ended (pidfd); False when the time passed first."""
+
+    def kill(self, pid: int, start_time: int, signal: int) -> bool:
+        """Signal exactly that process; False when it is gone."""
+
+    def ulimits(self) -> Mapping[str, tuple[int, int]]:
+        """The daemon's own rlimits (``RLIMIT_…`` → soft, hard), bounds for those of containers."""
+
+    def oom_score_adj(self) -> int:
+        """The daemon's own oom_score_adj: the lowest that children may get without CAP_SYS_RESOURCE."""
+
+    def may_raise_limits(self) -> bool:
+        """True with CAP_SYS_RESOURCE in the effective set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the flows need of the configuration, in their own terms (``wiring.py`` fills it)."""
+
+    log_dir: str
+    exits_dir: str
+    pause_image: str
+    pause_command: str
+    image_volumes: str = "mkdir"
+    default_env: tuple[str, ...] = ()
+    default_ulimits: tuple[tuple[str, int, int], ...] = ()
+    default_capabilities: tuple[str, ...] = ()
+    add_inheritable_capabilities: bool = False
+    default_sysctls: Mapping[str, str] = field(default_factory=dict)
+    allowed_devices: tuple[str, ...] = ()
+    additional_devices: tuple[str, ...] = ()
+    device_ownership_from_security_context: bool = False
+    bind_mount_prefix: str = ""
+    read_only: bool = False
+    absent_mount_sources_to_reject: tuple[str, ...] = ()
+    default_mounts: tuple[tuple[str, str], ...] = ()
+    timezone: str = ""
+    pids_limit: int = -1
+    log_size_max: int = -1
+    drop_infra_ctr: bool = True
+    infra_ctr_cpuset: str = ""
+    shared_cpuset: str = ""
+    enable_pod_events: bool = False
+    disable_hostport_mapping: bool = False
+    hostnetwork_disable_selinux: bool = True
+    pinned_images: tuple[str, ...] = ()
+    pull_progress_timeout: float = 0.0
+    min_injected_gomaxprocs: int = 0
+    collection_period: int = 0
+    included_pod_metrics: tuple[str, ...] = ()
+    checkpoint: str = "checkpoint_restore"
+    signature_checked_at_create: bool = False
+
+
+class Handlers(Protocol):
+    """The configured runtime handlers."""
+
+    def get(self, name: str) -> Handler:
+        """By name, "" for the default; InvalidRequest for an unknown one."""
+
+    def all(self) -> Sequence[Handler]:
+        """Every handler, the default first."""
+
+
+@dataclass(slots=True)
+class Host:
+    """One implementation of every port. Mutable only so that a reload can replace ``options``."""
+
+    identity: Identity
+    options: Options
+    handlers: Handlers
+    registry: Registry
+    images: Images
+    layers: Layers
+    rootfs: Rootfs
+    monitors: Monitors
+    runtime: Runtime
+    checkpoints: Checkpoints
+    network: Network
+    hostports: HostPorts
+    namespaces: Namespaces
+    cgroups: Cgroups
+    security: Security
+    devices: Devices
+    hooks: Hooks
+    files: Files
+    processes: Processes
+
+
+__all__ = [
+    "Cgroups",
+    "Checkpoints",
+    "ContainerDirs",
+    "Devices",
+    "ExecRequest",
+    "ExecSession",
+    "Files",
+    "Handlers",
+    "Hooks",
+    "Host",
+    "HostPorts",
+    "Images",
+    "Labels",
+    "Layers",
+    "MonitorReport",
+    "MonitorRequest",
+    "Monitors",
+    "NamespaceRequest",
+    "Namespaces",
+    "Network",
+    "NetworkRequest",
+    "NetworkResult",
+    "Options",
+    "Processes",
+    "Registry",
+    "Rootfs",
+    "Runtime",
+    "Security",
+    "StoreEntry",
+]
