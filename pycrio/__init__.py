@@ -1,1 +1,1 @@
-
+"""pycrio: a Kubernetes container runtime (CRI) daemon with a compiled core."""

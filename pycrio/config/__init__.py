@@ -1,1 +1,1 @@
-
+"""Options as data: rows, loading, checking, rendering, reloading."""

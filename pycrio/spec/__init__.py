@@ -1,1 +1,1 @@
-
+"""Pure: model to OCI runtime config."""

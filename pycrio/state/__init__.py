@@ -1,1 +1,1 @@
-
+"""What is remembered: records, indexes, names."""

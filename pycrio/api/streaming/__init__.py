@@ -1,1 +1,1 @@
-
+"""Exec, attach and port-forward over HTTP upgrades."""

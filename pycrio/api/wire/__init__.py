@@ -1,1 +1,1 @@
-
+"""protobuf to model and back; pure."""

@@ -1,1 +1,1 @@
-
+"""One row per option, one file per TOML table."""

@@ -1,1 +1,1 @@
-
+"""Control groups, v1 and v2."""

@@ -1,1 +1,1 @@
-
+"""Host devices and CDI."""

@@ -1,1 +1,1 @@
-
+"""OCI hook directories."""

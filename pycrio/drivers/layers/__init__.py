@@ -1,1 +1,1 @@
-
+"""The containers/storage overlay store."""

@@ -1,1 +1,1 @@
-
+"""Container monitors."""

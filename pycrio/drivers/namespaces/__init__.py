@@ -1,1 +1,1 @@
-
+"""Namespaces, mounts and processes of the host."""

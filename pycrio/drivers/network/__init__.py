@@ -1,1 +1,1 @@
-
+"""CNI plugins and host ports."""

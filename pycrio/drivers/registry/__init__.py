@@ -1,1 +1,1 @@
-
+"""Image registries."""

@@ -1,1 +1,1 @@
-
+"""OCI runtimes."""

@@ -1,1 +1,1 @@
-
+"""seccomp, AppArmor, SELinux, capabilities."""

@@ -1,1 +1,1 @@
-
+"""Verbs of images."""

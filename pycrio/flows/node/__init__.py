@@ -1,1 +1,1 @@
-
+"""What the node tells about itself."""
