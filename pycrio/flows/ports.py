@@ -398,6 +398,9 @@ class Cgroups(Protocol):
     def controllers(self) -> frozenset[str]:
         """Controllers that are mounted and usable (``memory``, ``pids``, ``hugetlb`` …)."""
 
+    def unified(self) -> bool:
+        """True on cgroup v2."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -545,6 +548,8 @@ class Options:
     included_pod_metrics: tuple[str, ...] = ()
     checkpoint: str = "checkpoint_restore"
     signature_checked_at_create: bool = False
+    masked_paths: tuple[str, ...] = ()
+    storage_root: str = ""
 
 
 class Handlers(Protocol):

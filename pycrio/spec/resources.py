@@ -1,0 +1,79 @@
+"""The resources part: limits of the request as an OCI linux.resources object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pycrio.errors import InvalidRequest
+from pycrio.model.mount import DeviceNode
+from pycrio.model.resources import Resources
+
+
+def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) -> dict[str, Any]:
+    """cpu, memory, pids, huge pages and unified values. Limits of absent controllers that the kubelet always sends
+    (hugetlb) are dropped; a swap limit below the memory limit is InvalidRequest."""
+    out: dict[str, Any] = {}
+    cpu: dict[str, Any] = {}
+    for key, value in (("shares", wanted.cpu_shares), ("quota", wanted.cpu_quota), ("period", wanted.cpu_period)):
+        if value:
+            cpu[key] = value
+    if wanted.cpuset_cpus:
+        cpu["cpus"] = wanted.cpuset_cpus
+    if wanted.cpuset_mems:
+        cpu["mems"] = wanted.cpuset_mems
+    if cpu:
+        out["cpu"] = cpu
+    memory = memory_limits(wanted)
+    if memory:
+        out["memory"] = memory
+    if pids_limit > 0 and "pids" in controllers:
+        out["pids"] = {"limit": pids_limit}
+    if "hugetlb" in controllers and wanted.hugepages:
+        out["hugepageLimits"] = [{"pageSize": h.page_size, "limit": h.limit} for h in wanted.hugepages]
+    if wanted.unified:
+        out["unified"] = dict(wanted.unified)
+    return out
+
+
+def memory_limits(wanted: Resources) -> dict[str, int]:
+    """The memory object; ``swap`` is memory plus swap, as the CRI and the OCI both mean it."""
+    if wanted.memory_limit < 0:
+        raise InvalidRequest(f"memory limit {wanted.memory_limit} is negative")
+    out: dict[str, int] = {}
+    if wanted.memory_limit:
+        out["limit"] = wanted.memory_limit
+        out["swap"] = wanted.memory_swap_limit or wanted.memory_limit
+        if 0 < wanted.memory_swap_limit < wanted.memory_limit:
+            raise InvalidRequest(
+                f"memory+swap limit {wanted.memory_swap_limit} is below the memory limit {wanted.memory_limit}"
+            )
+    elif wanted.memory_swap_limit:
+        out["swap"] = wanted.memory_swap_limit
+    return out
+
+
+def device_rules(nodes: Iterable[DeviceNode], everything: bool) -> list[dict[str, Any]]:
+    """The device cgroup: all, or only the given nodes (the runtime adds the default ones itself)."""
+    if everything:
+        return [{"allow": True, "access": "rwm"}]
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for n in nodes:
+        rules.append({"allow": True, "type": n.type, "major": n.major, "minor": n.minor, "access": n.access})
+    return rules
+
+
+def device_documents(nodes: Iterable[DeviceNode]) -> list[dict[str, Any]]:
+    """linux.devices."""
+    return [
+        {
+            "path": n.path,
+            "type": n.type,
+            "major": n.major,
+            "minor": n.minor,
+            "fileMode": n.mode,
+            "uid": n.uid,
+            "gid": n.gid,
+        }
+        for n in nodes
+    ]

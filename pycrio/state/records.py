@@ -1,0 +1,104 @@
+"""Records as versioned JSON: dataclasses of ``pycrio.model`` to text and back.
+
+A file holds ``{"version": N, "kind": "pod"|"container", "record": {...}}``. Fields that a newer pycrio added and this
+one does not know are ignored; fields that an older one lacked take their defaults; so a record survives an upgrade and
+a downgrade by one version. A change that this cannot express raises VERSION and adds a step to ``_UPGRADES``.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pycrio.errors import StoreFailure
+from pycrio.model.container import ContainerRecord
+from pycrio.model.pod import PodRecord
+
+VERSION = 1
+KINDS: dict[str, type[Any]] = {"pod": PodRecord, "container": ContainerRecord}
+_UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
+
+T = TypeVar("T")
+
+
+def plain(value: Any) -> Any:
+    """Turn a model value into what JSON can hold; defaults of dataclass fields are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        out = {}
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if f.default is not dataclasses.MISSING and item == f.default:
+                continue
+            if f.default_factory is not dataclasses.MISSING and item == f.default_factory():
+                continue
+            out[f.name] = plain(item)
+        return out
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    return value
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """Turn JSON back into the type ``kind``; raises TypeError, ValueError or KeyError when it does not fit."""
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        inner = [a for a in typing.get_args(kind) if a is not type(None)]
+        return typed(inner[0], value)
+    if origin is tuple:
+        args = typing.get_args(kind)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(typed(args[0], v) for v in value)
+        return tuple(typed(a, v) for a, v in zip(args, value, strict=True))
+    if origin is dict:
+        item = typing.get_args(kind)[1]
+        return {k: typed(item, v) for k, v in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = _hints(kind)
+        return kind(**{k: typed(hints[k], v) for k, v in value.items() if k in hints})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind[value]
+    if kind is bytes:
+        return base64.b64decode(value["b64"], validate=True)
+    if kind in (int, float, str, bool) and not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def encode(kind: str, record: PodRecord | ContainerRecord) -> bytes:
+    """The file content for a record."""
+    return json.dumps({"version": VERSION, "kind": kind, "record": plain(record)}, separators=(",", ":")).encode()
+
+
+def decode(kind: str, text: bytes) -> Any:
+    """The record of a file's content; StoreFailure names what is wrong with it."""
+    try:
+        document = json.loads(text)
+        if document["kind"] != kind:
+            raise ValueError(f"kind is {document['kind']!r}, expected {kind!r}")
+        version, body = int(document["version"]), document["record"]
+        while version < VERSION and version in _UPGRADES:
+            body = _UPGRADES[version](kind, body)
+            version += 1
+        return typed(KINDS[kind], body)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise StoreFailure(f"{kind} record is unreadable: {type(e).__name__}: {e}") from e
