@@ -24,10 +24,11 @@ static inline int pc_fail(struct pc_err *reterr, int code, const char *step, con
         if (reterr) {
                 reterr->code = code;
                 reterr->step = step;
-                if (path) /* truncation is fine: the path is for people */
-                        (void) snprintf(reterr->path, sizeof reterr->path, "%s", path);
-                else
-                        reterr->path[0] = '\0';
+                /* Truncation is fine: the path is for people. No stdio: the monitor and pause stay small. */
+                size_t n = path ? strnlen(path, sizeof reterr->path - 1) : 0;
+                if (n > 0)
+                        memcpy(reterr->path, path, n);
+                reterr->path[n] = '\0';
         }
         return -code;
 }
