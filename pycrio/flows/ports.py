@@ -41,7 +41,7 @@ class Registry(Protocol):
     def names(self, reference: str) -> tuple[str, ...]:
         """Fully qualified candidates for a reference, the likeliest first; no network. InvalidRequest if malformed."""
 
-    def verify_stored(self, image: StoredImage, user_image: str, namespace: str) -> None:
+    async def verify_stored(self, image: StoredImage, user_image: str, namespace: str) -> None:
         """Re-check the signature policy for an image of the store; SignatureInvalid if it is not accepted now."""
 
     async def reload(self) -> None:
