@@ -25,7 +25,9 @@ static inline int pc_fail(struct pc_err *reterr, int code, const char *step, con
                 reterr->code = code;
                 reterr->step = step;
                 /* Truncation is fine: the path is for people. No stdio: the monitor and pause stay small. */
-                size_t n = path ? strnlen(path, sizeof reterr->path - 1) : 0;
+                size_t n = path ? strlen(path) : 0;
+                if (n > sizeof reterr->path - 1)
+                        n = sizeof reterr->path - 1;
                 if (n > 0)
                         memcpy(reterr->path, path, n);
                 reterr->path[n] = '\0';
