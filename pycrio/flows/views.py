@@ -1,7 +1,7 @@
 """What questions ask for and what their answers carry: filters and views (frozen, no protobuf).
 
 A view joins records and readings for one answer and lives no longer than it. ``info`` maps are the verbose answers:
-key to JSON text, empty unless they were asked for.
+key to text, or to a value that is sent as JSON; empty unless they were asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from pycrio.model.container import ContainerRecord, ContainerState
 from pycrio.model.event import Event
-from pycrio.model.image import StoredImage
 from pycrio.model.node import Condition
 from pycrio.model.pod import PodRecord, PodState
 from pycrio.model.stats import ContainerUsage, PodUsage
@@ -41,7 +40,7 @@ class PodStatusView:
     """One pod. ``containers`` and ``timestamp`` (ns) are filled when pod events are on."""
 
     record: PodRecord
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, object] = field(default_factory=dict)
     containers: tuple[ContainerRecord, ...] = ()
     timestamp: int = 0
 
@@ -51,25 +50,7 @@ class ContainerStatusView:
     """One container."""
 
     record: ContainerRecord
-    info: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageView:
-    """One image: ``tags`` are its names with a tag, ``digests`` its ``repository@digest`` names."""
-
-    image: StoredImage
-    tags: tuple[str, ...] = ()
-    digests: tuple[str, ...] = ()
-    pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ImageStatusView:
-    """One image and what was asked for about it."""
-
-    view: ImageView
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +68,7 @@ class NodeStatusView:
 
     conditions: tuple[Condition, ...]
     handlers: tuple[HandlerView, ...] = ()
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, object] = field(default_factory=dict)
     supplemental_groups_policy: bool = True
     user_namespaces_host_network: bool = True
     mount_options: bool = False
@@ -162,3 +143,22 @@ class RestoredPod:
 
     pod_id: str
     containers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the HTTP status API tells of a container; ``created`` in ns since the epoch, ``root`` the mounted rootfs."""
+
+    name: str
+    pid: int
+    image: str
+    image_ref: str
+    created: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    spec_annotations: Mapping[str, str]
+    log_path: str
+    root: str
+    pod_id: str
+    ips: tuple[str, ...] = ()
+    host_network: bool = False
