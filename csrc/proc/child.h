@@ -17,4 +17,19 @@ struct pc_child {
         const char *path;
 };
 
+/* Text of v without terminator; ret has room for 11 characters. Instead of stdio, which the monitor does not carry. */
+static inline size_t pc_decimal(char *ret, int v) {
+        char rev[10];
+        size_t digits = 0, n = 0;
+        unsigned u = v < 0 ? 0U - (unsigned) v : (unsigned) v;
+        do
+                rev[digits++] = (char) ('0' + u % 10);
+        while ((u /= 10) > 0);
+        if (v < 0)
+                ret[n++] = '-';
+        while (digits > 0)
+                ret[n++] = rev[--digits];
+        return n;
+}
+
 int pc_child_main(void *child); /* never returns */

@@ -12,6 +12,8 @@ struct pc_spawn_fd {
         int parent; /* our descriptor; stays ours, open */
 };
 
+#define PC_SPAWN_MAX_FDS 256
+
 enum {
         PC_SPAWN_SESSION = 1, /* own session and process group, number = pid */
         PC_SPAWN_CGROUP = 2,  /* cgroup_fd is meant */
@@ -37,7 +39,8 @@ struct pc_spawn {
  * none is blocked in the program. reterr->step tells what failed in the child as well ("exec", "chdir", …). */
 int pc_spawn(const struct pc_spawn *s, int *ret_pid, int *ret_pidfd, struct pc_err *reterr);
 
-/* execvp's search, done beforehand: name with a slash is taken as it is; path is a PATH value. */
+/* execvp's search, done beforehand: name with a slash is taken as it is; path is a PATH value. Unlike other results,
+ * ret_path is scribbled on when there is none. */
 int pc_find_program(const char *name, const char *path, char *ret_path, size_t size, struct pc_err *reterr);
 
 struct pc_exit {

@@ -93,40 +93,35 @@ static int start_child(struct pc_child *c, char *stack, int *ret_pidfd) {
         return (int) pid;
 }
 
-static int by_child(const void *a, const void *b) {
-        const struct pc_spawn_fd *x = a, *y = b;
-        return (x->child > y->child) - (x->child < y->child);
-}
-
-static int prepare_table(const struct pc_spawn *s, struct pc_spawn_fd **ret_table, struct pc_err *reterr) {
-        struct pc_spawn_fd *t = calloc(s->n_fds + 1, sizeof *t);
-        if (!t)
-                return pc_fail(reterr, ENOMEM, "malloc", NULL);
-        if (s->n_fds > 0) {
-                memcpy(t, s->fds, s->n_fds * sizeof *t);
-                qsort(t, s->n_fds, sizeof *t, by_child);
-        }
+/* Insertion sort by the number in the child: tables are short, and libc's sort allocates. */
+static int prepare_table(const struct pc_spawn *s, struct pc_spawn_fd *table, struct pc_err *reterr) {
+        if (s->n_fds > PC_SPAWN_MAX_FDS)
+                return pc_fail(reterr, E2BIG, "descriptor table", NULL);
         for (size_t i = 0; i < s->n_fds; i++) {
-                if (t[i].child < 0 || t[i].child == INT32_MAX || t[i].parent < 0 ||
-                    (i > 0 && t[i].child == t[i - 1].child)) {
-                        free(t);
+                struct pc_spawn_fd e = s->fds[i];
+                if (e.child < 0 || e.child == INT32_MAX || e.parent < 0)
                         return pc_fail(reterr, EINVAL, "descriptor table", NULL);
+                size_t at = i;
+                for (; at > 0 && table[at - 1].child >= e.child; at--) {
+                        if (table[at - 1].child == e.child)
+                                return pc_fail(reterr, EINVAL, "descriptor table", NULL);
+                        table[at] = table[at - 1];
                 }
+                table[at] = e;
         }
-        *ret_table = t;
         return 0;
 }
 
 int pc_spawn(const struct pc_spawn *s, int *ret_pid, int *ret_pidfd, struct pc_err *reterr) {
-        _cleanup_free_ struct pc_spawn_fd *table = NULL;
+        struct pc_spawn_fd table[PC_SPAWN_MAX_FDS];
         _cleanup_fd_ int pidfd = -1;
         _Alignas(16) char stack[STACK_SIZE]; /* ours is idle while the child runs, so it may live here */
-        int r = prepare_table(s, &table, reterr);
+        int r = prepare_table(s, table, reterr);
         if (r < 0)
                 return r;
         struct pc_child c = {.spawn = s, .table = table, .parent_pid = getpid()};
         if (s->flags & PC_SPAWN_OOM)
-                c.oom_len = (size_t) snprintf(c.oom, sizeof c.oom, "%d", s->oom_score_adj);
+                c.oom_len = pc_decimal(c.oom, s->oom_score_adj);
 
         /* Everything blocked, also what libc reserves for itself: no handler may run on the child's side. */
         uint64_t all = ~0ULL, before;
@@ -168,16 +163,17 @@ int pc_find_program(const char *name, const char *path, char *ret_path, size_t s
         int worst = ENOENT; /* a program that is there but may not run is the better news */
         for (const char *at = path; at; at = *at == ':' ? at + 1 : NULL) {
                 size_t dir = strcspn(at, ":");
-                char full[4096];
-                int n = snprintf(full, sizeof full, "%.*s%s%s", (int) dir, at, dir > 0 ? "/" : "./", name);
+                const char *from = dir > 0 ? at : "."; /* an empty element is the working directory */
+                size_t prefix = dir > 0 ? dir : 1;
                 at += dir;
-                if (n < 0 || (size_t) n >= sizeof full || (size_t) n >= size)
+                if (prefix + 1 + len >= size)
                         continue;
-                int r = check_program(full);
-                if (r == 0) {
-                        memcpy(ret_path, full, (size_t) n + 1);
+                memcpy(ret_path, from, prefix);
+                ret_path[prefix] = '/';
+                memcpy(ret_path + prefix + 1, name, len + 1);
+                int r = check_program(ret_path);
+                if (r == 0)
                         return 0;
-                }
                 if (r == -EACCES)
                         worst = EACCES;
         }

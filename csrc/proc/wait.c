@@ -1,7 +1,7 @@
 /* Waiting, signalling, and recognising a process by its number and start time. */
 #include "common/fd.h"
 #include "common/io.h"
-#include "proc/proc.h"
+#include "proc/child.h"
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -130,8 +130,8 @@ int pc_parse_stat(const char *text, size_t n, struct pc_stat *ret_stat) {
 }
 
 int pc_read_stat(int pid, struct pc_stat *ret_stat, struct pc_err *reterr) {
-        char path[32], text[2048];
-        (void) snprintf(path, sizeof path, "/proc/%d/stat", pid);
+        char path[32] = "/proc/", text[2048];
+        memcpy(path + 6 + pc_decimal(path + 6, pid), "/stat", sizeof "/stat");
         _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
                 return pc_fail(reterr, errno == ENOENT ? ESRCH : errno, "open", path);
