@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pycrio.model.container import ContainerRecord, ContainerState
 from pycrio.model.event import Event
+from pycrio.model.image import StoredImage
 from pycrio.model.node import Condition
 from pycrio.model.pod import PodRecord, PodState
 from pycrio.model.stats import ContainerUsage, PodUsage
@@ -50,6 +51,24 @@ class ContainerStatusView:
     """One container."""
 
     record: ContainerRecord
+    info: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """One image: ``tags`` are its names with a tag, ``digests`` its ``repository@digest`` names."""
+
+    image: StoredImage
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatusView:
+    """One image and what was asked for about it."""
+
+    view: ImageView
     info: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.wire.common import maybe_uint
-from pycrio.flows.images.query import ImageView
+from pycrio.api.wire.common import MAX_ID, maybe_uint
+from pycrio.flows.views import ImageView
 from pycrio.model.image import Credentials, ImageSpec
 from pycrio.model.stats import FsUsage
 
@@ -50,15 +50,20 @@ def decode_credentials(message: pb.AuthConfig) -> Credentials | None:
 
 
 def encode(view: ImageView, asked: ImageSpec | None = None) -> pb.Image:
-    """An image of the node. ``asked`` is the spec of a request about this one image, which is told back."""
+    """An image of the node. ``asked`` is the spec of a request about this one image, which is told back.
+
+    The config's user is a uid when it is a number, else a name; its group does not count here.
+    """
     image = view.image
+    user = image.config.user.partition(":")[0]
+    numeric = user.isascii() and user.isdigit() and int(user) <= MAX_ID
     return pb.Image(
         id=image.id,
-        repo_tags=view.repo_tags,
-        repo_digests=view.repo_digests,
+        repo_tags=view.tags,
+        repo_digests=view.digests,
         size=max(image.size, 0),
-        uid=None if view.uid is None else pb.Int64Value(value=view.uid),
-        username=view.username,
+        uid=pb.Int64Value(value=int(user)) if numeric else None,
+        username="" if numeric else user,
         spec=pb.ImageSpec(
             image=asked.image if asked else image.id,
             annotations=image.annotations,
