@@ -26,7 +26,8 @@ CSRC = pathlib.Path("csrc")
 # extension -> (C units it compiles in, libraries it links)
 UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "base": ((), ()),
-    "untar": (("untar",), ("isal", "zstd", "crypto", "z")),
+    "inotify": ((), ()),
+    "untar": (("untar",), ("isal", "zstd", "crypto", "bz2", "lzma")),
     "mounts": (("mounts",), ()),
     "ns": (("ns",), ()),
     "logmux": (("logmux",), ()),

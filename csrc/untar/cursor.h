@@ -1,0 +1,17 @@
+/* Sequential reading from a ring, across block borders. */
+#pragma once
+#include "untar/ring.h"
+#include <sys/types.h>
+
+struct pc_cursor {
+        struct pc_ring *ring;
+        unsigned reader;
+        const uint8_t *p;
+        size_t left;
+        bool held; /* a block is peeked */
+};
+
+/* Up to max bytes in place: count, 0 at the end, or negative. */
+ssize_t pc_cursor_span(struct pc_cursor *c, size_t max, const uint8_t **ret);
+/* n bytes copied; fewer only at the end. */
+ssize_t pc_cursor_read(struct pc_cursor *c, void *to, size_t n);
