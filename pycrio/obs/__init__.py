@@ -1,1 +1,1 @@
-"""What the daemon tells about itself: log, metrics, step timings (leaf)."""
+"""What the daemon tells about itself: log lines, metrics, step timings, spans."""
