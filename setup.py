@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -22,6 +23,8 @@ from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent.resolve()
 CSRC = pathlib.Path("csrc")
+
+VERSION = re.search(r'^version = "(.+)"$', (HERE / "pyproject.toml").read_text(), re.MULTILINE).group(1)  # type: ignore[union-attr]
 
 # extension -> (C units it compiles in, libraries it links)
 UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -37,7 +40,8 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 # program -> (C units, extra compiler flags, extra linker flags)
 PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "pycrio-monitor": (("monitor", "logmux", "proc"), (), ("-static",)),
+    # -O2 after the common -Os: the log path is a hot loop
+    "pycrio-monitor": (("monitor", "logmux"), ("-O2", f'-DPC_VERSION="{VERSION}"'), ("-static",)),
     "pycrio-nsexec": (("nsexec",), (), ("-static",)),
     "pycrio-pause": (
         ("pause",),

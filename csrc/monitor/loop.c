@@ -1,0 +1,160 @@
+/* epoll: what woke us, and the few deadlines there are. */
+#include "monitor/monitor.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NEVENTS 8
+
+int64_t pc_now_ms(void) {
+        struct timespec ts;
+        (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+int pc_loop_open(struct pc_mon *m, struct pc_err *reterr) {
+        sigset_t set;
+        (void) sigemptyset(&set);
+        (void) sigaddset(&set, SIGCHLD);
+        (void) sigaddset(&set, SIGTERM);
+        (void) sigaddset(&set, SIGINT);
+        (void) sigaddset(&set, SIGQUIT);
+        (void) sigprocmask(SIG_BLOCK, &set, &m->old_mask);
+        m->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (m->signals < 0)
+                return pc_fail_errno(reterr, "signalfd", NULL);
+        m->epoll = epoll_create1(EPOLL_CLOEXEC);
+        if (m->epoll < 0)
+                return pc_fail_errno(reterr, "epoll_create1", NULL);
+        if (pc_watch(m, m->signals, EPOLLIN, EV_SIGNAL, 0) < 0)
+                return pc_fail_errno(reterr, "epoll_ctl", NULL);
+        return 0;
+}
+
+int pc_watch(struct pc_mon *m, int fd, uint32_t events, enum pc_event kind, int slot) {
+        struct epoll_event e = {.events = events, .data.u32 = (uint32_t) kind | (uint32_t) slot << 8};
+        return epoll_ctl(m->epoll, EPOLL_CTL_ADD, fd, &e);
+}
+
+void pc_rewatch(struct pc_mon *m, int fd, uint32_t events, enum pc_event kind, int slot) {
+        struct epoll_event e = {.events = events, .data.u32 = (uint32_t) kind | (uint32_t) slot << 8};
+        (void) epoll_ctl(m->epoll, EPOLL_CTL_MOD, fd, &e); /* fails only for a descriptor that is not watched */
+}
+
+void pc_unwatch(struct pc_mon *m, int fd) {
+        (void) epoll_ctl(m->epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void reap(struct pc_mon *m) {
+        int status;
+        if (m->runtime > 0) {
+                /* Until the runtime has ended, others stay zombies: one of them may be the container, whose pid is
+                 * known only afterwards. */
+                if (waitpid(m->runtime, &status, WNOHANG) != m->runtime)
+                        return;
+                m->runtime_status = status;
+                m->runtime_done = true;
+                m->runtime = -1;
+                return;
+        }
+        pid_t pid;
+        while (m->runtime_done && m->container > 0 && (pid = waitpid(-1, &status, WNOHANG)) > 0)
+                if (pid == m->container) {
+                        m->container_status = status;
+                        m->container_done = true;
+                        m->container = -1;
+                        return;
+                }
+}
+
+static void on_signal(struct pc_mon *m) {
+        struct signalfd_siginfo info;
+        while (read(m->signals, &info, sizeof info) == sizeof info) {
+                if (info.ssi_signo == SIGCHLD)
+                        continue;
+                pid_t to = m->container > 0 ? m->container : m->runtime;
+                if (to > 0)
+                        (void) kill(to, (int) info.ssi_signo);
+        }
+        reap(m);
+}
+
+static void dispatch(struct pc_mon *m, const struct epoll_event *e) {
+        int slot = (int) (e->data.u32 >> 8);
+        switch ((enum pc_event)(e->data.u32 & 0xff)) {
+        case EV_SIGNAL:
+                on_signal(m);
+                break;
+        case EV_STDOUT:
+                pc_stream_event(m, PC_STDOUT);
+                break;
+        case EV_STDERR:
+                pc_stream_event(m, PC_STDERR);
+                break;
+        case EV_ATTACH:
+                pc_attach_event(m);
+                break;
+        case EV_CLIENT:
+                pc_attach_client(m, slot, e->events);
+                break;
+        case EV_STDIN:
+                pc_attach_stdin(m, e->events);
+                break;
+        case EV_CTL:
+                pc_control_event(m, 0);
+                break;
+        case EV_WINSZ:
+                pc_control_event(m, 1);
+                break;
+        case EV_CONSOLE:
+                pc_console_event(m);
+                break;
+        case EV_OOM:
+                pc_oom_event(m);
+                break;
+        case EV_NOTIFY:
+                pc_notify_event(m);
+                break;
+        case EV_PIDFD:
+                m->container_done = true;
+                m->container = -1;
+                break;
+        }
+}
+
+static int wait_ms(const struct pc_mon *m, int64_t *ret_now) {
+        const int64_t at[] = {m->tail_deadline, m->cool_deadline, m->stall_deadline, m->kill_deadline};
+        int64_t first = 0;
+        for (size_t i = 0; i < sizeof at / sizeof at[0]; i++)
+                if (at[i] && (!first || at[i] < first))
+                        first = at[i];
+        if (!first)
+                return -1;
+        *ret_now = pc_now_ms();
+        int64_t d = first - *ret_now;
+        return d < 0 ? 0 : d > 3600000 ? 3600000 : (int) d;
+}
+
+void pc_loop_run(struct pc_mon *m, bool (*done)(const struct pc_mon *m)) {
+        struct epoll_event events[NEVENTS];
+        reap(m); /* what ended while nobody looked */
+        while (!done(m)) {
+                int64_t now = 0;
+                int timeout = wait_ms(m, &now);
+                int n = epoll_wait(m->epoll, events, NEVENTS, timeout);
+                for (int i = 0; i < n; i++)
+                        dispatch(m, &events[i]);
+                if (timeout < 0 && !m->stalled)
+                        continue;
+                now = pc_now_ms();
+                pc_stream_tick(m, now);
+                if (m->kill_deadline && now >= m->kill_deadline) {
+                        m->kill_deadline = 0;
+                        m->timed_out = true;
+                }
+        }
+}

@@ -1,0 +1,178 @@
+/* The container's output: read much at once, frame it, log it, show it to attached clients. */
+#include "monitor/monitor.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+
+#define TAIL_MS 5    /* an unterminated line is logged as a P piece when no more comes for so long */
+#define COOL_MS 1000 /* buffers go back to the kernel after so long without output */
+#define STALL_MS 500 /* an attached client with a full backlog has so long to take half of it */
+#define TTY_READS 64 /* reads from a terminal before others get a turn */
+
+void pc_stream_emit(struct pc_mon *m, int which, bool flush) {
+        struct pc_stream_in *in = &m->in[which];
+        struct pc_err err;
+        size_t used = in->len;
+        if (in->len > 0 && m->sink.fd >= 0) {
+                char head[PC_HEAD_LEN];
+                pc_clock_head(&m->clock, (enum pc_stream) which, head);
+                if (pc_sink_put(&m->sink, head, in->buf, in->len, flush, m->work, PC_WORK_CAP, &used, &err) < 0)
+                        pc_say_err(m, PC_LEVEL_WARN, &err);
+        }
+        if (m->journal && in->fed < in->len &&
+            pc_journal_put(m->journal, (enum pc_stream) which, in->buf + in->fed, in->len - in->fed, &err) < 0)
+                pc_say_err(m, PC_LEVEL_WARN, &err);
+        in->len -= used;
+        if (in->len > 0 && used > 0)
+                memmove(in->buf, in->buf + used, in->len);
+        in->fed = in->len;
+}
+
+void pc_stream_watch(struct pc_mon *m, bool on) {
+        for (int i = 0; i < 2; i++) {
+                struct pc_stream_in *in = &m->in[i];
+                bool want = on && !m->stalled && in->fd >= 0;
+                if (want == in->watched)
+                        continue;
+                /* A terminal without a user reports a hang-up again and again: only edges count there. */
+                if (want)
+                        (void) pc_watch(m, in->fd, EPOLLIN | (in->tty ? EPOLLET : 0), i ? EV_STDERR : EV_STDOUT, 0);
+                else
+                        pc_unwatch(m, in->fd);
+                in->watched = want;
+        }
+}
+
+static void close_stream(struct pc_mon *m, struct pc_stream_in *in) {
+        if (in->watched)
+                pc_unwatch(m, in->fd);
+        in->watched = false;
+        pc_closep(&in->fd);
+}
+
+/* One read. Bytes, 0 at the end of the stream, -EAGAIN when there is nothing now. */
+static ssize_t take(struct pc_mon *m, int which) {
+        struct pc_stream_in *in = &m->in[which];
+        ssize_t n;
+        do
+                n = read(in->fd, in->buf + in->len, PC_STREAM_CAP - in->len);
+        while (n < 0 && errno == EINTR);
+        if (n < 0)
+                return errno == EIO && in->tty ? -EAGAIN : -errno; /* EIO: nobody has the terminal open */
+        if (n == 0)
+                return 0;
+        m->warm = true;
+        if (m->fan.open > 0) {
+                if (pc_fan_push(&m->fan, (char) (which + 2), in->buf + in->len, (size_t) n))
+                        pc_attach_watch(m);
+        }
+        in->len += (size_t) n;
+        return n;
+}
+
+/* A full backlog holds the output back for a moment; with no log to protect, for as long as it takes. */
+static void check_stall(struct pc_mon *m) {
+        if (m->stalled || !pc_fan_full(&m->fan))
+                return;
+        m->stalled = true;
+        if (m->sink.fd >= 0 || m->journal)
+                m->stall_deadline = pc_now_ms() + STALL_MS;
+        pc_stream_watch(m, true);
+}
+
+void pc_stream_event(struct pc_mon *m, int which) {
+        struct pc_stream_in *in = &m->in[which];
+        for (int reads = 0; in->fd >= 0 && !m->stalled; reads++) {
+                ssize_t n = take(m, which);
+                if (n == -EAGAIN)
+                        break;
+                if (n <= 0) {
+                        if (n < 0)
+                                pc_say(m, PC_LEVEL_WARN, "Cannot read the container's output", NULL, (int) n);
+                        pc_stream_emit(m, which, true);
+                        close_stream(m, in);
+                        break;
+                }
+                /* While the runtime works, what it says is kept: it may be the reason of a failure. */
+                if (!m->hold || in->len == PC_STREAM_CAP)
+                        pc_stream_emit(m, which, false);
+                if (m->fan.open > 0)
+                        check_stall(m);
+                if (!in->tty)
+                        break;
+                if (reads >= TTY_READS) {
+                        pc_rewatch(m, in->fd, EPOLLIN | EPOLLET, which ? EV_STDERR : EV_STDOUT, 0);
+                        break;
+                }
+        }
+        int64_t now = pc_now_ms();
+        m->tail_deadline = !m->hold && (m->in[0].len || m->in[1].len) ? now + TAIL_MS : 0;
+        m->cool_deadline = now + COOL_MS;
+}
+
+void pc_stream_tick(struct pc_mon *m, int64_t now) {
+        if (m->tail_deadline && now >= m->tail_deadline) {
+                m->tail_deadline = 0;
+                for (int i = 0; i < 2; i++)
+                        if (m->in[i].len > 0)
+                                pc_stream_emit(m, i, true);
+        }
+        if (m->stalled && !pc_fan_above(&m->fan, PC_BACKLOG / 2)) {
+                m->stalled = false;
+                m->stall_deadline = 0;
+                pc_stream_watch(m, true);
+        }
+        if (m->stall_deadline && now >= m->stall_deadline) {
+                pc_say(m, PC_LEVEL_WARN, "An attached client does not keep up: its output ends here", NULL, 0);
+                pc_fan_cut_above(&m->fan, PC_BACKLOG / 2);
+                m->stalled = false;
+                m->stall_deadline = 0;
+                pc_attach_watch(m);
+                pc_stream_watch(m, true);
+        }
+        if (m->cool_deadline && now >= m->cool_deadline) {
+                m->cool_deadline = 0;
+                if (m->warm && m->in[0].len == 0 && m->in[1].len == 0) {
+                        (void) madvise(m->in[0].buf, PC_STREAM_CAP, MADV_DONTNEED);
+                        (void) madvise(m->in[1].buf, PC_STREAM_CAP, MADV_DONTNEED);
+                        (void) madvise(m->work, PC_WORK_CAP, MADV_DONTNEED);
+                        if (m->stdin_len == 0)
+                                (void) madvise(m->stdin_buf, PC_STDIN_CAP, MADV_DONTNEED);
+                        m->warm = false;
+                }
+        }
+}
+
+/* The container has ended: log what it left in the pipes. Others may hold them open and go on writing, so no more is
+ * taken than a pipe can hold. */
+void pc_stream_drain(struct pc_mon *m) {
+        for (int i = 0; i < 2; i++) {
+                struct pc_stream_in *in = &m->in[i];
+                if (in->fd >= 0 && !m->timed_out) {
+                        int flags = fcntl(in->fd, F_GETFL), size = fcntl(in->fd, F_GETPIPE_SZ);
+                        (void) fcntl(in->fd, F_SETFL, flags | O_NONBLOCK);
+                        ssize_t left = size > 0 ? size : 1 << 20, n;
+                        while (left > 0 && (n = take(m, i)) > 0) {
+                                left -= n;
+                                pc_stream_emit(m, i, false);
+                        }
+                }
+                pc_stream_emit(m, i, true);
+                struct pc_err err;
+                if (m->journal && pc_journal_flush(m->journal, (enum pc_stream) i, &err) < 0)
+                        pc_say_err(m, PC_LEVEL_WARN, &err);
+        }
+}
+
+void pc_stream_reopen(struct pc_mon *m) {
+        struct pc_err err;
+        for (int i = 0; i < 2 && !m->hold; i++)
+                if (m->in[i].len > 0)
+                        pc_stream_emit(m, i, false);
+        if (pc_sink_reopen(&m->sink, &err) < 0)
+                pc_say_err(m, PC_LEVEL_WARN, &err);
+}
