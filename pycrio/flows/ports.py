@@ -203,6 +203,9 @@ class Monitors(Protocol):
     async def exit_of(self, container_id: str, persist_dir: str) -> ExitReport | None:
         """The recorded exit of one container, None when there is none."""
 
+    def oom_recorded(self, persist_dir: str, bundle: str) -> bool:
+        """True when the monitor saw an out-of-memory kill."""
+
     async def forget_exit(self, container_id: str) -> None:
         """Remove the exit file."""
 
@@ -242,9 +245,6 @@ class Runtime(Protocol):
 
     async def start(self, handler: Handler, container_id: str) -> None:
         """Start a created container."""
-
-    async def signal(self, handler: Handler, container_id: str, signal: str) -> None:
-        """Send a signal (Linux name) to the container's first process; NotFound when it is gone."""
 
     async def delete(self, handler: Handler, container_id: str) -> None:
         """Delete the container in the runtime, killing what still runs."""
@@ -367,9 +367,6 @@ class Namespaces(Protocol):
     def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
         """uid and gid maps for a userns-mode annotation value (``auto:size=65536``)."""
 
-    async def spawn_pause(self, namespaces: Mapping[str, str], cgroup_path: str) -> tuple[int, int]:
-        """Start the embedded pause program in the pod's namespaces and a new pid namespace; pid and start time."""
-
 
 class Cgroups(Protocol):
     """The control group tree under the chosen manager, v1 or v2."""
@@ -459,19 +456,22 @@ class Hooks(Protocol):
 
 
 class Files(Protocol):
-    """Mounts and files below directories of ours or of a container's root; paths of pods are resolved inside a root."""
+    """Plain files of ours; paths inside a container's root are resolved from that root, never from the host's."""
 
-    async def mount_shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
-        """A tmpfs for /dev/shm (mode 1777) on a new directory."""
+    async def write(self, path: str, content: bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)) -> None:
+        """Create or replace atomically."""
 
-    async def unmount(self, path: str) -> None:
-        """Detach whatever is mounted at a path, once per mount."""
+    async def read(self, path: str, limit: int) -> bytes | None:
+        """At most ``limit`` bytes; None when absent."""
 
-    async def bind(self, mount: OciMount) -> None:
-        """A bind mount on the host, made now."""
+    async def make_dirs(self, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
+        """Make a directory and its parents; an existing one is left as it is."""
 
-    def propagation(self, path: str) -> str:
-        """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
+    async def remove(self, path: str) -> None:
+        """Remove a file, link or tree of ours; never crosses into a mount."""
+
+    async def real_path(self, path: str) -> str | None:
+        """Where a host path leads; None when absent."""
 
     async def read_in_root(self, root: str, path: str, limit: int) -> bytes | None:
         """A file of a container's root, at most ``limit`` bytes; None when absent."""
@@ -484,6 +484,28 @@ class Files(Protocol):
 
     async def symlink_in_root(self, root: str, path: str, target: str) -> None:
         """Make a symbolic link unless something is there."""
+
+    async def check_dir(self, path: str) -> bool:
+        """True when the host path is a directory."""
+
+
+class Mounts(Protocol):
+    """Mounts on the host that belong to pods and containers."""
+
+    async def shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
+        """A tmpfs for /dev/shm (mode 1777) on a new directory."""
+
+    async def bind(self, mount: OciMount) -> None:
+        """A bind mount on the host, made now."""
+
+    async def unmount(self, path: str) -> None:
+        """Detach whatever is mounted at a path, once per mount."""
+
+    async def below(self, path: str) -> Sequence[str]:
+        """Mount points at and below a path, deepest first."""
+
+    def propagation(self, path: str) -> str:
+        """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
 
 
 class Processes(Protocol):
@@ -509,6 +531,21 @@ class Processes(Protocol):
 
     def may_raise_limits(self) -> bool:
         """True with CAP_SYS_RESOURCE in the effective set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A class of pods chosen by an annotation (config.md section 4)."""
+
+    name: str
+    activation_annotation: str
+    annotation_prefix: str = ""
+    allowed_annotations: tuple[str, ...] = ()
+    cpu_shares: int = 0
+    cpu_quota: int = 0
+    cpu_period: int = 0
+    cpuset: str = ""
+    cpu_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,6 +587,9 @@ class Options:
     signature_checked_at_create: bool = False
     masked_paths: tuple[str, ...] = ()
     storage_root: str = ""
+    run_root: str = ""
+    pause_program: str = ""
+    workloads: tuple[Workload, ...] = ()
 
 
 class Handlers(Protocol):
@@ -584,6 +624,7 @@ class Host:
     devices: Devices
     hooks: Hooks
     files: Files
+    mounts: Mounts
     processes: Processes
 
 
@@ -605,6 +646,7 @@ __all__ = [
     "MonitorReport",
     "MonitorRequest",
     "Monitors",
+    "Mounts",
     "NamespaceRequest",
     "Namespaces",
     "Network",
@@ -617,4 +659,5 @@ __all__ = [
     "Runtime",
     "Security",
     "StoreEntry",
+    "Workload",
 ]

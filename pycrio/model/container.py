@@ -94,6 +94,7 @@ class ContainerRecord:
     checkpointed_at: int = 0
     seccomp_path: str = ""
     privileged: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Plain files, mounts and processes of the host."""

@@ -1,0 +1,347 @@
+"""Start and control of container monitors (conmon's command line and protocols; facts: monitor.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pycrio._native import proc
+from pycrio._native.base import NativeError
+from pycrio._native.pools import offload
+from pycrio._native.run import Child, readable, spawn
+from pycrio._native.watch import ARRIVALS, DirectoryWatch
+from pycrio.errors import NotFound, RuntimeFailure, StoreFailure, Timeout
+from pycrio.model.container import ExitReport
+from pycrio.model.node import Handler
+from pycrio.obs import log as obslog
+
+log = obslog.get("monitor")
+REPORT_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Directories and switches of the configuration. ``prefix`` goes before the monitor (``taskset …``)."""
+
+    exits_dir: str
+    attach_dir: str
+    log_level: str = "info"
+    log_size_max: int = -1
+    log_to_journald: bool = False
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    prefix: tuple[str, ...] = ()
+
+
+class Request(Protocol):
+    """What a monitor needs; see ``flows.ports.MonitorRequest``."""
+
+    @property
+    def container_id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def handler(self) -> Handler: ...
+    @property
+    def bundle(self) -> str: ...
+    @property
+    def persist_dir(self) -> str: ...
+    @property
+    def log_path(self) -> str: ...
+    @property
+    def cgroup_parent(self) -> str: ...
+    @property
+    def tty(self) -> bool: ...
+    @property
+    def stdin(self) -> bool: ...
+    @property
+    def stdin_once(self) -> bool: ...
+    @property
+    def restore_from(self) -> str: ...
+    @property
+    def restore_options(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The container's first process and its monitor."""
+
+    pid: int
+    pid_start_time: int
+    monitor_pid: int
+    monitor_start_time: int
+
+
+class CgroupPlacer(Protocol):
+    """Moves a monitor to where the configuration wants it."""
+
+    async def place(self, pid: int, request: Request) -> None: ...
+
+
+class Monitors:
+    """See ``flows.ports.Monitors``. ``placer`` may be None: monitors then stay in the daemon's cgroup."""
+
+    def __init__(self, settings: Settings, placer: CgroupPlacer | None = None) -> None:
+        self.settings = settings
+        self._placer = placer
+        for directory in (settings.exits_dir, settings.attach_dir):
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+
+    # --- create ---------------------------------------------------------------------------------------------------
+
+    def arguments(self, request: Request) -> list[str]:
+        """The monitor's command line."""
+        s, handler, bundle = self.settings, request.handler, request.bundle
+        args = [*s.prefix, handler.monitor_path, "-b", bundle, "-c", request.container_id]
+        args += ["--exit-dir", s.exits_dir, "-l", request.log_path, "--log-level", _LEVELS.get(s.log_level, "info")]
+        args += ["-n", request.name, "-P", f"{bundle}/conmon-pidfile", "-p", f"{bundle}/pidfile"]
+        args += ["--persist-dir", request.persist_dir, "-r", handler.path, "--runtime-arg", f"--root={handler.root}"]
+        args += ["--socket-dir-path", s.attach_dir, "--syslog", "-u", request.container_id]
+        if s.systemd_cgroup:
+            args.append("-s")
+        if s.log_size_max >= 0:
+            args += ["--log-size-max", str(s.log_size_max)]
+        if s.log_to_journald:
+            args += ["--log-path", "journald:"]
+        if handler.no_sync_log:
+            args.append("--no-sync-log")
+        if s.no_pivot:
+            args.append("--no-pivot")
+        if request.restore_from:
+            args += ["--restore", request.restore_from]
+            for option in request.restore_options:
+                args += ["--runtime-opt", option]
+        if request.tty:
+            args.append("-t")
+        elif request.stdin and not request.stdin_once:
+            args.append("--leave-stdin-open")
+        if request.stdin:
+            args.append("-i")
+        return args
+
+    async def create(self, request: Request) -> Report:
+        """Start a monitor, which has the runtime create the container.
+
+        On failure, timeout and cancellation the monitor is killed and the runtime's half-made container is left to the
+        caller's ``runtime.delete``.
+        """
+        sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
+        start_read, start_write = os.pipe2(os.O_CLOEXEC)
+        opened = {sync_read, sync_write, start_read, start_write}
+        monitor_pid = 0
+        try:
+            child = await offload("proc", self._spawn, request, {3: sync_write, 4: start_read})
+            for fd in (sync_write, start_read):
+                os.close(fd)
+                opened.discard(fd)
+            if self._placer is not None:
+                await self._placer.place(child.pid, request)
+            os.write(start_write, b"\0")
+            os.close(start_write)
+            opened.discard(start_write)
+            code = await child.wait()
+            monitor_pid = _read_pid(f"{request.bundle}/conmon-pidfile")
+            if code != 0:
+                raise RuntimeFailure(
+                    f"monitor {request.handler.monitor_path} of container {request.container_id} ended with code "
+                    f"{code} before it began: see its messages in syslog"
+                )
+            pid = await asyncio.wait_for(_first_report(sync_read, request), request.handler.create_timeout)
+            return Report(pid, proc.start_time(pid), monitor_pid, proc.start_time(monitor_pid) if monitor_pid else 0)
+        except NativeError as e:
+            raise RuntimeFailure(
+                f"monitor of handler {request.handler.name!r} cannot be executed: {request.handler.monitor_path}: "
+                f"{e.strerror}; check monitor_path"
+            ) from e
+        except (asyncio.TimeoutError, TimeoutError) as e:
+            _end(monitor_pid or _read_pid(f"{request.bundle}/conmon-pidfile"))
+            raise Timeout(
+                f"create container timeout: the runtime of container {request.container_id} did not finish within "
+                f"{request.handler.create_timeout} s"
+            ) from e
+        except BaseException:
+            _end(monitor_pid or _read_pid(f"{request.bundle}/conmon-pidfile"))
+            raise
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    def _spawn(self, request: Request, fds: dict[int, int]) -> Child:
+        env = dict(item.partition("=")[::2] for item in request.handler.monitor_env)
+        env.setdefault("PATH", os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+        if "XDG_RUNTIME_DIR" in os.environ:
+            env.setdefault("XDG_RUNTIME_DIR", os.environ["XDG_RUNTIME_DIR"])
+        env |= {"_OCI_SYNCPIPE": "3", "_OCI_STARTPIPE": "4", "CRI_O_EXTERNAL": "1"}
+        return spawn(self.arguments(request), env=env, cwd=request.bundle, fds=fds)
+
+    # --- control --------------------------------------------------------------------------------------------------
+
+    async def reopen_log(self, bundle: str, log_path: str) -> None:
+        """Have the log reopened; returns when the new file has arrived."""
+        arrived = asyncio.Event()
+        name = os.path.basename(log_path)
+        try:
+            watch = DirectoryWatch(lambda _, n: arrived.set() if n in (name, "") else None, ARRIVALS)
+        except NativeError as e:
+            raise RuntimeFailure(f"log directory of {log_path} cannot be watched: {e}") from e
+        try:
+            watch.add(os.path.dirname(log_path))
+            await offload("proc", _command, f"{bundle}/ctl", b"2 0 0\n")
+            await arrived.wait()
+        except NativeError as e:
+            raise RuntimeFailure(f"log {log_path} cannot be reopened: {e}") from e
+        finally:
+            watch.close()
+
+    async def resize(self, bundle: str, width: int, height: int) -> None:
+        """Set the size of the container's terminal."""
+        await offload("proc", _command, f"{bundle}/ctl", b"1 %d %d\n" % (height, width))
+
+    async def attach(self, container_id: str, bundle: str) -> int:
+        """A connected SOCK_SEQPACKET descriptor of the attach socket; the caller owns it."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            await offload("proc", _connect, sock, os.path.join(bundle, "attach"))
+        except OSError as e:
+            sock.close()
+            raise NotFound("attach socket of container", container_id, str(e)) from e
+        return sock.detach()
+
+    # --- exits ----------------------------------------------------------------------------------------------------
+
+    async def exits(self) -> AsyncIterator[ExitReport]:
+        """Exits as they are recorded, those that are there already first."""
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        watch = DirectoryWatch(lambda _, name: queue.put_nowait(name), ARRIVALS)
+        try:
+            watch.add(self.settings.exits_dir)
+            for name in sorted(os.listdir(self.settings.exits_dir)):
+                queue.put_nowait(name)
+            while True:
+                name = await queue.get()
+                if not name:  # events were lost: read the directory anew
+                    for again in sorted(os.listdir(self.settings.exits_dir)):
+                        queue.put_nowait(again)
+                    continue
+                report = await offload("proc", self._read_exit, name)
+                if report is not None:
+                    yield report
+        finally:
+            watch.close()
+
+    def _read_exit(self, container_id: str) -> ExitReport | None:
+        if "." in container_id:  # the monitor's temporary name
+            return None
+        return read_exit(os.path.join(self.settings.exits_dir, container_id), container_id)
+
+    async def exit_of(self, container_id: str, persist_dir: str) -> ExitReport | None:
+        """The recorded exit of one container."""
+        for path in (os.path.join(self.settings.exits_dir, container_id), os.path.join(persist_dir, "exit")):
+            report = await offload("proc", read_exit, path, container_id)
+            if report is not None:
+                return report
+        return None
+
+    def oom_recorded(self, persist_dir: str, bundle: str) -> bool:
+        """True when the monitor saw an out-of-memory kill (two look-ups on tmpfs or a warm directory)."""
+        return os.path.exists(os.path.join(persist_dir, "oom")) or os.path.exists(os.path.join(bundle, "oom"))
+
+    async def forget_exit(self, container_id: str) -> None:
+        """Remove the exit file; absent is fine."""
+        await offload("proc", _unlink, os.path.join(self.settings.exits_dir, container_id))
+
+
+_LEVELS = {"trace": "trace", "debug": "debug", "info": "info", "warn": "warn", "warning": "warn", "error": "error"}
+
+
+def read_exit(path: str, container_id: str) -> ExitReport | None:
+    """An exit file: the code as digits; its mtime is the time of the end. None when absent or garbage."""
+    try:
+        with open(path, "rb") as f:
+            text, info = f.read(32), os.fstat(f.fileno())
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise StoreFailure(f"exit file {path} cannot be read: {e.strerror}") from e
+    if not stat.S_ISREG(info.st_mode) or not text.strip().lstrip(b"-").isdigit():
+        log.warning("Exit file is not a number, ignored", path=path)
+        return None
+    return ExitReport(container_id, int(text), info.st_mtime_ns)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise StoreFailure(f"{path} cannot be removed: {e.strerror}") from e
+
+
+def _read_pid(path: str) -> int:
+    try:
+        with open(path, "rb") as f:
+            return int(f.read() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _end(pid: int) -> None:
+    if pid > 0:
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            return
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # socket addresses hold 108 bytes: go through the directory's descriptor
+        sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+    finally:
+        os.close(directory)
+
+
+def _command(fifo: str, line: bytes) -> None:
+    """Write one line to a control fifo; NotFound when no monitor reads it."""
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        raise NotFound("control fifo", fifo, f"the container's monitor does not read it: {e.strerror}") from e
+    try:
+        os.write(fd, line)
+    except OSError as e:
+        raise RuntimeFailure(f"control fifo {fifo} refused a command: {e.strerror}") from e
+    finally:
+        os.close(fd)
+
+
+async def _first_report(fd: int, request: Request) -> int:
+    """The pid from the monitor's first JSON line; RuntimeFailure with the runtime's words for pid -1."""
+    os.set_blocking(fd, False)
+    text = b""
+    while b"\n" not in text and len(text) < REPORT_LIMIT:
+        await readable(fd)
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            break
+        text += chunk
+    try:
+        document: Any = json.loads(text.partition(b"\n")[0].decode("utf-8", "replace"))
+        pid = int(document.get("data", document.get("pid")))
+    except (ValueError, AttributeError, TypeError) as e:
+        raise RuntimeFailure(
+            f"error reading container (probably exited) json message: the monitor of {request.container_id} said "
+            f"{text[:200]!r}"
+        ) from e
+    if pid <= 0:
+        verb = "restore" if request.restore_from else "create"
+        message = " ".join(str(document.get("message", "")).split())
+        raise RuntimeFailure(f"container {verb} failed" + (f": {message}" if message else ""))
+    return pid

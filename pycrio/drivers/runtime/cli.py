@@ -1,0 +1,257 @@
+"""Verbs of an OCI runtime by its command line (runtime-spec, runtime.md; the options are those of runc and crun)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pycrio._native import proc
+from pycrio._native.base import NativeError
+from pycrio._native.pools import offload
+from pycrio._native.run import Completed, run
+from pycrio.drivers.runtime.session import Session, start_session
+from pycrio.errors import NotFound, RuntimeFailure, Timeout
+from pycrio.model.container import ExecResult
+from pycrio.model.node import Handler
+from pycrio.obs import log as obslog
+
+log = obslog.get("runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``scratch_dir`` holds process documents of execs for as long as they run; ``prefix`` goes before the runtime
+    (``taskset …`` for the infra cpuset). ``call_timeout`` in seconds bounds every verb but exec."""
+
+    scratch_dir: str
+    systemd_cgroup: bool = False
+    prefix: tuple[str, ...] = ()
+    call_timeout: float = 120.0
+
+
+class ExecRequest(Protocol):
+    """What an exec needs; see ``flows.ports.ExecRequest``."""
+
+    @property
+    def container_id(self) -> str: ...
+    @property
+    def handler(self) -> Handler: ...
+    @property
+    def process(self) -> Mapping[str, Any]: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def cap(self) -> int: ...
+
+
+class Runtime:
+    """The verbs; one object for all handlers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        os.makedirs(settings.scratch_dir, mode=0o700, exist_ok=True)
+
+    def command(self, handler: Handler, *words: str) -> list[str]:
+        """The command line for a verb."""
+        systemd = ["--systemd-cgroup"] if self.settings.systemd_cgroup else []
+        return [*self.settings.prefix, handler.path, f"--root={handler.root}", *systemd, *words]
+
+    async def _call(self, handler: Handler, *words: str, stdin: bytes = b"") -> Completed:
+        try:
+            done = await run(
+                self.command(handler, *words), stdin=stdin, timeout=self.settings.call_timeout, cap=1 << 20
+            )
+        except NativeError as e:
+            raise missing(handler, e) from e
+        if done.timed_out:
+            raise Timeout(f"{handler.path} {words[0]} did not end within {self.settings.call_timeout:.0f} s")
+        return done
+
+    async def _must(self, handler: Handler, container_id: str, *words: str, stdin: bytes = b"") -> Completed:
+        done = await self._call(handler, *words, stdin=stdin)
+        if done.code != 0:
+            raise RuntimeFailure(f"{os.path.basename(handler.path)} {words[0]} {container_id}: {said(done.stderr)}")
+        return done
+
+    async def start(self, handler: Handler, container_id: str) -> None:
+        """Start a created container."""
+        await self._must(handler, container_id, "start", container_id)
+
+    async def delete(self, handler: Handler, container_id: str) -> None:
+        """Delete by force; a container that the runtime does not know is deleted already."""
+        state_dir = os.path.join(handler.root, container_id)
+        if not os.path.lexists(state_dir):
+            return
+        done = await self._call(handler, "delete", "--force", container_id)
+        if done.code != 0 and os.path.lexists(state_dir):
+            raise RuntimeFailure(f"{os.path.basename(handler.path)} delete {container_id}: {said(done.stderr)}")
+
+    async def state(self, handler: Handler, container_id: str) -> Mapping[str, Any] | None:
+        """The state document; None for an unknown container."""
+        if not os.path.lexists(os.path.join(handler.root, container_id)):
+            return None
+        done = await self._call(handler, "state", container_id)
+        if done.code != 0:
+            return None
+        try:
+            document: Mapping[str, Any] = json.loads(done.stdout)
+        except ValueError as e:
+            raise RuntimeFailure(f"{handler.path} state {container_id} answered what is not JSON: {e}") from e
+        return document
+
+    async def update(self, handler: Handler, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Apply an OCI linux.resources document."""
+        text = json.dumps(resources).encode()
+        await self._must(handler, container_id, "update", "--resources", "-", container_id, stdin=text)
+
+    async def pause(self, handler: Handler, container_id: str, frozen: bool) -> None:
+        """Freeze or thaw."""
+        await self._must(handler, container_id, "pause" if frozen else "resume", container_id)
+
+    async def exec_sync(self, request: ExecRequest) -> ExecResult:
+        """Run a process to its end: one runtime exec, no monitor, no temporary log.
+
+        The pid file tells a process that failed from one that never began; on a timeout it names the process whose
+        tree is killed, since killing the runtime alone would leave that tree in the container.
+        """
+        with _Scratch(self.settings.scratch_dir, request.process) as scratch:
+            words = ["exec", "--process", scratch.process, "--pid-file", scratch.pidfile, request.container_id]
+            try:
+                done = await run(
+                    self.command(request.handler, *words), timeout=request.timeout or None, cap=request.cap
+                )
+            except NativeError as e:
+                raise missing(request.handler, e) from e
+            except asyncio.CancelledError:
+                await offload("proc", kill_tree, scratch.pid())
+                raise
+            pid = scratch.pid()
+            if done.timed_out:
+                await offload("proc", kill_tree, pid)
+                raise Timeout(
+                    f"command timed out: exec in container {request.container_id} ran longer than {request.timeout:g} s"
+                )
+            if not pid and done.code != 0:
+                raise refused(request.container_id, done)
+            return ExecResult(done.code, done.stdout, done.stderr, done.truncated)
+
+    async def exec_stream(self, request: ExecRequest, tty: bool, stdin: bool) -> Session:
+        """Start a process with its stdio in our hands."""
+        scratch = _Scratch(self.settings.scratch_dir, request.process)
+        try:
+            words = ["exec", *(["--tty"] if tty else []), "--process", scratch.process]
+            words += ["--pid-file", scratch.pidfile, request.container_id]
+            command = self.command(request.handler, *words)
+            return await start_session(command, tty=tty, stdin=stdin, on_close=scratch.close, pid=scratch.pid)
+        except NativeError as e:
+            scratch.close()
+            raise missing(request.handler, e) from e
+        except BaseException:
+            scratch.close()
+            raise
+
+
+def refused(container_id: str, done: Completed) -> Exception:
+    """Why the runtime did not start a process."""
+    text = said(done.stderr)
+    if "does not exist" in text or "cannot exec in a stopped" in text or "not running" in text:
+        # The only judgement by text: no runtime gives these two an exit code of their own.
+        return NotFound("container", container_id, f"container is not created or running: {text}")
+    return RuntimeFailure(
+        f"command error: {text}, stdout: {said(done.stdout)}, exit code {done.code} (container {container_id})"
+    )
+
+
+def missing(handler: Handler, error: NativeError) -> RuntimeFailure:
+    """The runtime's program itself cannot be executed."""
+    return RuntimeFailure(
+        f"OCI runtime of handler {handler.name!r} cannot be executed: {handler.path}: {error.strerror}; check "
+        f"runtime_path in crio.runtime.runtimes.{handler.name}"
+    )
+
+
+def said(text: bytes) -> str:
+    """What a program said, as one line of at most 2000 characters."""
+    return " ".join(text.decode("utf-8", "replace").split())[-2000:] or "no message"
+
+
+class _Scratch:
+    """Process document and pid file of one exec. They live on tmpfs and are a few kB: plain calls will do."""
+
+    def __init__(self, directory: str, process: Mapping[str, Any]) -> None:
+        self._dir = tempfile.mkdtemp(prefix="exec-", dir=directory)
+        self.process = os.path.join(self._dir, "process.json")
+        self.pidfile = os.path.join(self._dir, "pid")
+        with open(self.process, "wb") as f:
+            f.write(json.dumps(process).encode("utf-8", "surrogateescape"))
+
+    def pid(self) -> int:
+        """The process in the daemon's pid namespace; 0 when it never began."""
+        try:
+            with open(self.pidfile, "rb") as f:
+                return int(f.read() or 0)
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def close(self) -> None:
+        for name in (self.process, self.pidfile):
+            if os.path.lexists(name):
+                os.unlink(name)
+        if os.path.isdir(self._dir):
+            os.rmdir(self._dir)
+
+    def __enter__(self) -> _Scratch:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def children(pid: int) -> Iterator[int]:
+    """Direct children (proc(5), /proc/<pid>/task/<tid>/children)."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as f:
+                yield from (int(word) for word in f.read().split())
+        except OSError:
+            continue
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants, parents first."""
+    found, queue = [], [pid]
+    while queue:
+        one = queue.pop()
+        found.append(one)
+        queue.extend(children(one))
+    return found
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process and its descendants. They are stopped first, so that none forks out of the list."""
+    if pid <= 0:
+        return
+    seen: set[int] = set()
+    while fresh := [p for p in tree(pid) if p not in seen]:
+        seen |= set(fresh)
+        _send(fresh, signal.SIGSTOP)
+    _send(sorted(seen), signal.SIGKILL)
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        if proc.start_time(pid):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue

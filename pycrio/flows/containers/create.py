@@ -1,0 +1,242 @@
+"""Create a container in a ready pod.
+
+1. Check the request; join a creation of the same name, or hand out the container that it made.
+2. Find the image, check its signature policy again if configured.
+3. Root file system: read-write layer above the image, mounted.
+4. Who runs: user and groups against the image's files; volumes and mounts; devices.
+5. The OCI config, with hooks and CDI edits, into the bundle.
+6. The monitor, which has the runtime create the container.
+7. The record, and the event.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import dataclass, replace
+
+from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.flows.containers import inputs
+from pycrio.flows.containers.volumes import MountPlan, plan_mounts
+from pycrio.flows.images import find as images
+from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods import options as pod_options
+from pycrio.flows.pods.run import check_labels
+from pycrio.flows.ports import ContainerDirs, MonitorRequest, StoreEntry
+from pycrio.flows.undo import Undo
+from pycrio.model.container import ContainerConfig, ContainerRecord
+from pycrio.model.event import Event, EventType
+from pycrio.model.ids import container_name, new_id
+from pycrio.model.image import StoredImage
+from pycrio.model.node import Handler
+from pycrio.model.pod import PodConfig, PodRecord
+from pycrio.obs import log as obslog
+from pycrio.obs.steps import steps
+from pycrio.spec import users
+from pycrio.spec.build import build
+
+log = obslog.get("container")
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What the steps of one creation hand to each other."""
+
+    pod: PodRecord
+    config: ContainerConfig
+    handler: Handler
+    image: StoredImage
+    annotations: dict[str, str]
+    ident: str
+    name: str
+    dirs: ContainerDirs
+    rootfs: str
+
+
+def check(config: ContainerConfig) -> None:
+    """InvalidRequest unless the container has a name, an image and sane fields."""
+    name = config.metadata.name
+    if not name:
+        raise InvalidRequest("ContainerConfig.metadata.name must not be empty")
+    if "/" in name or "\0" in name:
+        raise InvalidRequest(f"container name {name!r} contains a character that no name can have")
+    if not config.image.image:
+        raise InvalidRequest("ContainerConfig.image names no image")
+    if config.log_path and (posixpath.isabs(config.log_path) or ".." in config.log_path.split("/")):
+        raise InvalidRequest(f"log path {config.log_path!r} must be relative to the pod's log directory and stay in it")
+    check_labels(config.labels)
+
+
+async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: PodConfig) -> str:
+    """Create a container; the id. The same request again gives the same container, also while the first one runs."""
+    check(config)
+    pod = node.ready_pod(pod_id)
+    if config.security.privileged and not pod.privileged:
+        raise InvalidRequest("no privileged container allowed in sandbox: the pod itself is not privileged")
+    m = pod.config.metadata
+    _ = pod_config  # repeats what RunPodSandbox got; the record is what the pod really has
+    name = container_name(config.metadata.name, m.name, m.namespace, m.uid, config.metadata.attempt)
+    known = node.containers.by_name(name)
+    if known is not None:
+        return known.id
+    return await node.creating.run(("container", name), lambda: _create(node, pod, config, name))
+
+
+async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str) -> str:
+    host = node.host
+    handler = host.handlers.get(pod.handler)
+    with steps.flow("CreateContainer", name) as timing:
+        async with Undo("create container") as undo:
+            ident = new_id()
+            node.names.reserve(name, ident)
+            undo.push("release name", node.names.release, name, ident)
+            with timing.step("container image"):
+                image = await _image(node, config, pod)
+            with timing.step("container storage creation"):
+                making = await _storage(
+                    node,
+                    Making(
+                        pod=pod,
+                        config=config,
+                        handler=handler,
+                        image=image,
+                        annotations=pod_options.allowed(pod.config, handler, host.options),
+                        ident=ident,
+                        name=name,
+                        dirs=ContainerDirs("", ""),
+                        rootfs="",
+                    ),
+                    undo,
+                )
+            with timing.step("container spec configuration"):
+                record = await _bundle(node, making, undo)
+            with timing.step("container runtime creation"):
+                record = await _runtime(node, making, record, undo)
+            if not node.pods.get(pod.id).ready:
+                raise WrongState(f"CreateContainer failed as the sandbox was stopped: {pod.id}")
+            node.containers.put(record)
+            undo.release()
+        node.unborn.discard(ident)
+    node.events.publish(Event(EventType.CREATED, pod.id, ident, now()))
+    log.info("Created container", id=ident, name=name, image=record.image_name)
+    return ident
+
+
+async def _image(node: Node, config: ContainerConfig, pod: PodRecord) -> StoredImage:
+    image = await images.find(node, config.image.image)
+    if image is None:
+        raise NotFound("image", config.image.image, "pull it first")
+    if node.host.options.signature_checked_at_create:
+        await node.host.registry.verify_stored(image, config.image.user_specified_image, pod.config.metadata.namespace)
+    return image
+
+
+async def _storage(node: Node, making: Making, undo: Undo) -> Making:
+    """The read-write layer with its record in the shared store, mounted."""
+    pod, rootfs = making.pod, node.host.rootfs
+    m = pod.config.metadata
+    uids, gids = pod_options.user_maps(pod.config, node.host.namespaces)
+    entry = StoreEntry(
+        id=making.ident,
+        names=(making.name,),
+        image_id=making.image.id,
+        metadata={
+            "pod-name": pod.name,
+            "pod-id": pod.id,
+            "image-name": making.config.image.image,
+            "image-id": making.image.id,
+            "name": making.name,
+            "metadata-name": making.config.metadata.name,
+            "uid": m.uid,
+            "namespace": m.namespace,
+            "created-at": now() // 10**9,
+            "attempt": making.config.metadata.attempt,
+            "privileged": making.config.security.privileged,
+        },
+        mount_label=pod.selinux_mount_label,
+        process_label=pod.selinux_process_label,
+        uid_map=uids,
+        gid_map=gids,
+    )
+    dirs = await rootfs.create(entry)
+    undo.push("remove root file system", rootfs.remove, making.ident)
+    return replace(making, dirs=dirs, rootfs=await rootfs.mount(making.ident))
+
+
+async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
+    """Everything that config.json says, and the record that goes with it."""
+    host, config, pod = node.host, making.config, making.pod
+    who = users.resolve(
+        config,
+        making.image.config.user,
+        await host.files.read_in_root(making.rootfs, "/etc/passwd", 16 << 20) or b"",
+        await host.files.read_in_root(making.rootfs, "/etc/group", 16 << 20) or b"",
+    )
+    plan: MountPlan = await plan_mounts(node, making, who, undo)
+    parts = await inputs.collect(node, making, who, plan)
+    document = build(parts)
+    if config.cdi_devices or any(k.startswith("cdi.k8s.io/") for k in config.annotations):
+        host.devices.inject(document, inputs.cdi_names(config))
+    host.hooks.apply(document, {**pod.config.annotations, **config.annotations}, bool(config.mounts))
+    inputs.adapt_to_host(node, document)
+    content = json.dumps(document).encode("utf-8", "surrogateescape")
+    await host.files.write(f"{making.dirs.run}/config.json", content, 0o600)
+    await host.files.write(f"{making.dirs.persist}/config.json", content, 0o600)
+    return ContainerRecord(
+        id=making.ident,
+        name=making.name,
+        pod_id=pod.id,
+        config=config,
+        handler=making.handler.name,
+        image_id=making.image.id,
+        image_ref=images.image_ref(making.image),
+        image_name=making.image.names[0] if making.image.names else "",
+        created_at=now(),
+        bundle=making.dirs.run,
+        persist_dir=making.dirs.persist,
+        rootfs=making.rootfs,
+        log_path=log_path(pod, config, making.ident),
+        cgroup_path=parts.cgroup_path,
+        user=who.user,
+        stop_signal=config.stop_signal or making.image.config.stop_signal or "SIGTERM",
+        resources=replace(config.resources, oom_score_adj=parts.process.oom_score_adj or 0),
+        mounts=plan.reported,
+        privileged=config.security.privileged,
+    )
+
+
+def log_path(pod: PodRecord, config: ContainerConfig, ident: str) -> str:
+    """The request's path below the pod's log directory, else one named by the id."""
+    return posixpath.join(pod.log_directory, config.log_path or f"{ident}.log")
+
+
+async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Undo) -> ContainerRecord:
+    """Have a monitor create the container by its runtime."""
+    host, config = node.host, making.config
+    await host.files.make_dirs(posixpath.dirname(record.log_path), 0o755)
+    node.unborn.add(making.ident)
+    undo.push("forget exit", host.monitors.forget_exit, making.ident)
+    undo.push("end birth", node.unborn.discard, making.ident)
+    report = await host.monitors.create(
+        MonitorRequest(
+            container_id=making.ident,
+            name=making.name,
+            handler=making.handler,
+            bundle=making.dirs.run,
+            persist_dir=making.dirs.persist,
+            log_path=record.log_path,
+            cgroup_parent=making.pod.cgroup_parent,
+            tty=config.tty,
+            stdin=config.stdin,
+            stdin_once=config.stdin_once,
+        )
+    )
+    undo.push("delete container", host.runtime.delete, making.handler, making.ident)
+    return replace(
+        record,
+        pid=report.pid,
+        pid_start_time=report.pid_start_time,
+        monitor_pid=report.monitor_pid,
+        monitor_start_time=report.monitor_start_time,
+        created_at=now(),
+    )

@@ -1,0 +1,74 @@
+"""Run a command in a container: to its end (ExecSync), or with its streams in the caller's hands (Exec)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.flows.node_state import Node
+from pycrio.flows.ports import ExecRequest, ExecSession
+from pycrio.model.container import ContainerRecord, ExecResult
+from pycrio.spec.process import exec_process
+
+OUTPUT_CAP = 16 << 20
+
+
+async def exec_sync(node: Node, ident: str, argv: tuple[str, ...], timeout: int) -> ExecResult:
+    """Run to the end. Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit)."""
+    container, process = await _prepare(node, ident, argv, None)
+    return await _tracked(
+        node,
+        container,
+        node.host.runtime.exec_sync(_request(node, container, process, timeout)),
+    )
+
+
+async def exec_stream(node: Node, ident: str, argv: tuple[str, ...], tty: bool, stdin: bool) -> ExecSession:
+    """Start a command whose streams the caller serves; the caller closes the session."""
+    container, process = await _prepare(node, ident, argv, tty)
+    return await node.host.runtime.exec_stream(_request(node, container, process, 0), tty, stdin)
+
+
+def _request(node: Node, container: ContainerRecord, process: dict[str, Any], timeout: float) -> ExecRequest:
+    return ExecRequest(
+        container_id=container.id,
+        handler=node.host.handlers.get(container.handler),
+        process=process,
+        timeout=timeout,
+        cap=OUTPUT_CAP,
+        cgroup_path=container.cgroup_path,
+    )
+
+
+async def _prepare(
+    node: Node, ident: str, argv: tuple[str, ...], tty: bool | None
+) -> tuple[ContainerRecord, dict[str, Any]]:
+    """The container and the process object: the first process's own with another command."""
+    if not argv:
+        raise InvalidRequest("exec command cannot be empty")
+    container = node.running(ident)
+    if node.live(container.id).killing:
+        raise WrongState(f"cannot start exec: container is being killed: {container.id}")
+    text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
+    if text is None:
+        raise NotFound("container", container.id, "its bundle is gone")
+    return container, exec_process(json.loads(text)["process"], argv, container.config.tty if tty is None else tty)
+
+
+async def _tracked(node: Node, container: ContainerRecord, work: Any) -> ExecResult:
+    """Book the exec with its container, whose end ends it."""
+    live = node.live(container.id)
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    live.execs.add(task)
+    task.add_done_callback(live.execs.discard)
+    try:
+        result: ExecResult = await task
+    except asyncio.CancelledError:
+        if task.cancelled() and live.exited.is_set():
+            raise WrongState(f"exec ended because container {container.id} was stopped") from None
+        task.cancel()
+        await asyncio.wait({task})
+        raise
+    return result

@@ -1,0 +1,41 @@
+"""Start a created container. Whatever fails removes it completely, as callers of CRI-O expect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pycrio.errors import NotFound, PycrioError, WrongState
+from pycrio.flows.containers import remove as remove_container
+from pycrio.flows.node_state import Node, now
+from pycrio.model.container import ContainerState
+from pycrio.model.event import Event, EventType
+from pycrio.obs import log as obslog
+from pycrio.obs.steps import steps
+
+log = obslog.get("container")
+
+
+async def start(node: Node, ident: str) -> None:
+    """NotFound when absent, WrongState unless CREATED."""
+    container = node.containers.resolve(ident)
+    if container is None:
+        raise NotFound("container", ident)
+    async with node.turns.of(("container", container.id)):
+        container = node.containers.get(container.id)
+        if container.state is not ContainerState.CREATED:
+            raise WrongState(f"container {container.id} is not in created state: {container.state.name.lower()}")
+        handler = node.host.handlers.get(container.handler)
+        with steps.flow("StartContainer", container.name) as timing, timing.step("start"):
+            failure: PycrioError | None = None
+            try:
+                await node.host.runtime.start(handler, container.id)
+            except PycrioError as e:
+                failure = e
+        if failure is None:
+            node.containers.put(replace(container, state=ContainerState.RUNNING, started_at=now()))
+    if failure is not None:
+        log.warning("Container did not start, removing it", id=container.id, error=str(failure))
+        await remove_container.remove(node, container.id, None)
+        raise failure
+    node.events.publish(Event(EventType.STARTED, container.pod_id, container.id, now()))
+    log.info("Started container", id=container.id, pid=container.pid, sandbox=container.pod_id)

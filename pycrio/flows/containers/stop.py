@@ -1,0 +1,116 @@
+"""Stop a container: its stop signal, then after the grace period SIGKILL until it is gone. Idempotent.
+
+One stop runs per container; later calls join it and may shorten its time, never extend it. A caller whose deadline
+ends leaves the stop running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import replace
+
+from pycrio.errors import PycrioError
+from pycrio.flows import exits
+from pycrio.flows.node_state import Live, Node
+from pycrio.model.container import ContainerRecord, ContainerState
+from pycrio.model.security import NamespaceMode
+from pycrio.obs import log as obslog
+
+log = obslog.get("container")
+FIRST_KILL_WAIT = 0.02
+LAST_KILL_WAIT = 120.0
+UNINTERRUPTIBLE_AFTER = 60.0
+
+
+async def stop(node: Node, ident: str, timeout: int) -> None:
+    """``timeout`` in seconds; 0 or less: SIGKILL follows the stop signal at once. Unknown: nothing to do."""
+    container = node.containers.resolve(ident)
+    if container is None or container.state not in (ContainerState.RUNNING, ContainerState.CREATED):
+        return
+    live = node.live(container.id)
+    kill_at = asyncio.get_running_loop().time() + max(0, timeout)
+    if live.stopping is None or live.stopping.done():
+        live.kill_at = kill_at
+        live.hurry.clear()
+        live.stopping = asyncio.get_running_loop().create_task(_stop(node, container, live))
+    elif kill_at < live.kill_at:
+        live.kill_at = kill_at
+        live.hurry.set()
+    await asyncio.shield(live.stopping)
+
+
+async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
+    host = node.host
+    try:
+        await _thaw(node, container)
+        number = signal_number(container.stop_signal)
+        host.processes.kill(container.pid, container.pid_start_time, number)
+        if number != signal.SIGKILL:
+            await _wait(live)
+        live.killing = True
+        waited, pause = 0.0, FIRST_KILL_WAIT
+        while not live.exited.is_set() and host.processes.kill(container.pid, container.pid_start_time, signal.SIGKILL):
+            await _kill_rest(node, container)
+            if await host.processes.wait_gone(container.pid, container.pid_start_time, pause):
+                break
+            waited += pause
+            pause = min(pause * 2, LAST_KILL_WAIT)
+            if waited > UNINTERRUPTIBLE_AFTER:
+                log.warning("Container does not die; it may be in an uninterruptible sleep", id=container.id)
+        await _kill_rest(node, container)
+        await exits.settle(node, container.id)
+    finally:
+        for task in list(live.execs):
+            task.cancel()
+        live.killing = False
+
+
+async def _wait(live: Live) -> None:
+    """Wait for the end of the container or of its grace period, whichever comes first; the latter may come nearer."""
+    loop = asyncio.get_running_loop()
+    exited = loop.create_task(live.exited.wait())
+    try:
+        while not exited.done() and (left := live.kill_at - loop.time()) > 0:
+            hurry = loop.create_task(live.hurry.wait())
+            await asyncio.wait({exited, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            live.hurry.clear()
+    finally:
+        exited.cancel()
+
+
+async def _thaw(node: Node, container: ContainerRecord) -> None:
+    """A frozen process does not see signals."""
+    if not container.paused:
+        return
+    try:
+        await node.host.runtime.pause(node.host.handlers.get(container.handler), container.id, False)
+        node.containers.put(replace(node.containers.get(container.id), paused=False))
+    except PycrioError as e:
+        log.warning("Container could not be thawed before its stop, going on", id=container.id, error=str(e))
+
+
+async def _kill_rest(node: Node, container: ContainerRecord) -> None:
+    """With a pid namespace of its own the kernel kills the rest; otherwise they are found by the cgroup."""
+    namespaces = container.config.security.namespaces
+    if namespaces is None or namespaces.pid is NamespaceMode.CONTAINER:
+        return
+    for pid in await node.host.cgroups.processes(container.cgroup_path):
+        node.host.processes.kill(pid, 0, signal.SIGKILL)
+
+
+def signal_number(name: str) -> int:
+    """A Linux signal's number by name (``SIGTERM``, ``TERM``, ``SIGRTMIN+3``, ``15``); SIGTERM when unknown."""
+    text = name.strip().upper()
+    if text.isdigit():
+        return int(text)
+    text = text if text.startswith("SIG") else f"SIG{text}"
+    for base, sign in (("SIGRTMIN", 1), ("SIGRTMAX", -1)):
+        if text.startswith(base):
+            rest = text[len(base) :].lstrip("+-")
+            return int(getattr(signal, base)) + sign * (int(rest) if rest.isdigit() else 0)
+    found = signal.Signals.__members__.get(
+        {"SIGCLD": "SIGCHLD", "SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO"}.get(text, text)
+    )
+    return int(found) if found is not None else int(signal.SIGTERM)

@@ -1,0 +1,99 @@
+"""Exits of containers: from the monitor's report to the record, the event and the release of the root file system."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from pycrio.errors import PycrioError
+from pycrio.flows.node_state import Node, now
+from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
+from pycrio.model.event import Event, EventType
+from pycrio.model.pod import PodRecord
+from pycrio.obs import log as obslog
+from pycrio.obs.metrics import metrics
+
+log = obslog.get("exits")
+REPORT_WAIT = 5.0
+UNKNOWN_EXIT = 255
+
+
+async def watch(node: Node) -> None:
+    """Handle exits until cancelled. Each in a task of its own: a slow unmount delays nobody else's report."""
+    tasks: set[asyncio.Task[None]] = set()
+    try:
+        async for report in node.host.monitors.exits():
+            task = asyncio.get_running_loop().create_task(handle(node, report))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+    finally:
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def handle(node: Node, report: ExitReport) -> None:
+    """Record one exit. A report of an unknown container is dropped, one of a pod's init makes the pod not ready."""
+    try:
+        if report.container_id in node.pods:
+            _infra_ended(node, node.pods.get(report.container_id))
+            await node.host.monitors.forget_exit(report.container_id)
+            return
+        async with node.turns.of(("container", report.container_id)):
+            container = node.containers.resolve(report.container_id)
+            if container is not None:
+                await _record(node, container, report)
+                await node.host.monitors.forget_exit(report.container_id)
+            elif report.container_id not in node.unborn:
+                await node.host.monitors.forget_exit(report.container_id)
+    except PycrioError as e:
+        log.error("Exit not recorded, it stays on disk", id=report.container_id, error=str(e))
+
+
+def _infra_ended(node: Node, pod: PodRecord) -> None:
+    if pod.ready:
+        node.pods.put(replace(pod, ready=False, stopped_at=now()))
+        node.events.publish(Event(EventType.STOPPED, pod.id, pod.id, now()))
+        log.warning("Init of pod sandbox ended, the sandbox is not ready any more", id=pod.id)
+
+
+async def _record(node: Node, container: ContainerRecord, report: ExitReport) -> None:
+    if container.state is ContainerState.EXITED:
+        return
+    oom = report.oom_killed or node.host.monitors.oom_recorded(container.persist_dir, container.bundle)
+    reason = "OOMKilled" if oom else "Completed" if report.exit_code == 0 else "Error"
+    ended = replace(
+        container,
+        state=ContainerState.EXITED,
+        exit_code=report.exit_code,
+        finished_at=report.at,
+        # A container may end between the runtime's start and our note of it.
+        started_at=container.started_at or container.created_at,
+        oom_killed=oom,
+        reason=container.reason or reason,
+    )
+    node.containers.put(ended)
+    node.live(container.id).exited.set()
+    if oom:
+        metrics.oom(container.name)
+    node.events.publish(Event(EventType.STOPPED, container.pod_id, container.id, report.at))
+    log.info("Container exited", id=container.id, code=report.exit_code, reason=ended.reason)
+    try:
+        await node.host.rootfs.unmount(container.id)
+    except PycrioError as e:
+        log.warning("Root file system of ended container stays mounted", id=container.id, error=str(e))
+
+
+async def settle(node: Node, container_id: str) -> None:
+    """After a container's process has gone: wait for the monitor's report, and do without it if none comes."""
+    live = node.live(container_id)
+    try:
+        await asyncio.wait_for(live.exited.wait(), REPORT_WAIT)
+    except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
+        container = node.containers.resolve(container_id)
+        if container is None:
+            return
+        report = await node.host.monitors.exit_of(container.id, container.persist_dir)
+        await handle(node, report or ExitReport(container.id, UNKNOWN_EXIT, now()))
+        if report is None:
+            metrics.monitor_died(container.name)
+            log.warning("Container's monitor left no report of its end", id=container.id)

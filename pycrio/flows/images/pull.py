@@ -1,0 +1,130 @@
+"""Pull an image.
+
+1. Join a pull of the same image with the same credentials that is already running.
+2. Resolve: find the image for this platform in a registry, verify manifests, config and signature policy.
+3. Fetch and unpack the layers that the store lacks, all at once, each extracted while it downloads.
+4. Commit them in order, base first.
+5. Record the image under its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from pycrio.errors import Exhausted, InvalidRequest, PycrioError, RegistryError, Timeout
+from pycrio.flows.node_state import Node
+from pycrio.flows.undo import Undo
+from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage, UnpackedLayer
+from pycrio.model.pod import PodConfig
+from pycrio.obs import log as obslog
+from pycrio.obs.metrics import metrics
+from pycrio.obs.steps import steps
+
+log = obslog.get("pull")
+PIPE_BYTES = 1 << 20
+
+
+async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod: PodConfig | None) -> str:
+    """Pull ``spec.image`` and return the image's id. Cancelled when every caller has given up."""
+    if not spec.image:
+        raise InvalidRequest("PullImage needs an image name")
+    namespace = pod.metadata.namespace if pod else ""
+    key = (spec.image, credentials, namespace)
+    try:
+        image_id = await node.pulling.run(key, lambda: _pull(node, spec.image, credentials, namespace))
+    except PycrioError as e:
+        metrics.pull_failed(e.code if isinstance(e, RegistryError) else "", str(e))
+        raise
+    metrics.pull_succeeded()
+    return image_id
+
+
+async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str) -> str:
+    host = node.host
+    with steps.flow("PullImage", name) as timing:
+        with timing.step("resolve"):
+            image = await host.registry.resolve(name, credentials, namespace)
+        chain = host.layers.chain_ids([layer.diff_id for layer in image.layers])
+        size = 0
+        async with Undo("pull image") as undo:
+            with timing.step("layers"):
+                present = await host.layers.present(chain)
+                # A layer is reusable only below a complete parent, so what is missing is a tail of the chain.
+                have = next((i for i, ident in enumerate(chain) if ident not in present), len(chain))
+                for layer in image.layers[:have]:
+                    metrics.layer_reused(layer.digest)
+                staged = await _unpack_all(node, image, image.layers[have:], undo)
+            with timing.step("commit"):
+                for index, unpacked in enumerate(staged, start=have):
+                    await host.layers.commit(unpacked, chain[index], chain[index - 1] if index else "")
+                    size += unpacked.diff_size
+                stored = await host.images.record(image, chain[-1] if chain else "", size)
+            undo.release()
+    log.info("Pulled image", image=image.name, id=stored.id, digest=image.manifest_digest, layers=len(staged))
+    return stored.id
+
+
+async def _unpack_all(
+    node: Node, image: RemoteImage, layers: Sequence[LayerDescriptor], undo: Undo
+) -> list[UnpackedLayer]:
+    """Unpack every layer at once; the first failure cancels the others. Each staged layer is registered for undo."""
+
+    async def one(layer: LayerDescriptor) -> UnpackedLayer:
+        unpacked = await _fetch_and_unpack(node, image, layer)
+        undo.push(f"discard layer {layer.digest}", node.host.layers.discard, unpacked)
+        return unpacked
+
+    # The same blob may be listed twice; each occurrence is a layer of its own and is staged on its own.
+    tasks = [asyncio.ensure_future(one(layer)) for layer in layers]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescriptor) -> UnpackedLayer:
+    """Stream one blob from the registry into the extractor through a pipe."""
+    try:
+        source, sink = os.pipe2(os.O_CLOEXEC)
+    except OSError as e:
+        raise Exhausted(f"no pipe for layer {layer.digest} of {image.name}: {e.strerror}") from e
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        metrics.pulled_bytes(layer.media_type, max(layer.size, 0), count - done)
+        done = count
+
+    async def fetch() -> None:
+        try:
+            await node.host.registry.fetch(image, layer, sink, progress)
+        finally:
+            os.close(sink)
+
+    fetching = asyncio.ensure_future(fetch())
+    unpacking = asyncio.ensure_future(node.host.layers.unpack(layer, source))
+    try:
+        await asyncio.wait({fetching, unpacking}, return_when=asyncio.FIRST_EXCEPTION)
+        # A download that broke also ends the archive early: of the two failures it is the cause.
+        if fetching.done() and not fetching.cancelled() and fetching.exception() is not None:
+            unpacking.cancel()
+            await asyncio.wait({unpacking})
+            await fetching
+        if unpacking.done() and not fetching.done():
+            fetching.cancel()
+            await asyncio.wait({fetching})
+        result = await unpacking
+    except TimeoutError as e:
+        raise Timeout(f"pull of {image.name} made no progress on layer {layer.digest}") from e
+    finally:
+        for task in (fetching, unpacking):
+            task.cancel()
+        await asyncio.wait({fetching, unpacking})
+        os.close(source)
+    metrics.layer_pulled(done)
+    return result

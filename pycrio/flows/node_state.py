@@ -1,0 +1,84 @@
+"""The node as the flows see it: the host's ports, what is remembered, and what is going on right now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from pycrio.errors import NotFound, WrongState
+from pycrio.flows.node.events import Bus
+from pycrio.flows.ports import Host
+from pycrio.flows.turn import Joined, Turns
+from pycrio.model.container import ContainerRecord, ContainerState
+from pycrio.model.pod import PodRecord
+from pycrio.state.names import Names
+from pycrio.state.store import Table
+
+
+def now() -> int:
+    """Nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+@dataclass(slots=True)
+class Live:
+    """What is going on with one container: who waits for its end, who stops it, which execs run in it.
+
+    ``kill_at`` is the loop time when a running stop turns to SIGKILL; a later stop may only bring it nearer.
+    """
+
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Task[None] | None = None
+    kill_at: float = 0.0
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    killing: bool = False
+    execs: set[asyncio.Task[object]] = field(default_factory=set)
+
+
+class Node:
+    """Everything a flow works on. One per daemon."""
+
+    def __init__(self, host: Host, state_dir: str) -> None:
+        self.host = host
+        self.pods: Table[PodRecord] = Table("pod", f"{state_dir}/pods", "pod sandbox")
+        self.containers: Table[ContainerRecord] = Table("container", f"{state_dir}/containers", "container")
+        self.names = Names()
+        self.turns = Turns()
+        self.creating = Joined()
+        self.removing = Joined()
+        self.pulling = Joined(abandon=True)
+        self.events = Bus()
+        self.unborn: set[str] = set()  # ids of containers between their monitor's start and their record
+        self._live: dict[str, Live] = {}
+
+    def live(self, container_id: str) -> Live:
+        """The live part of a container, made when first wanted."""
+        return self._live.setdefault(container_id, Live())
+
+    def forget_live(self, container_id: str) -> None:
+        """Drop the live part; whoever still waits for the container's end is told."""
+        live = self._live.pop(container_id, None)
+        if live is not None:
+            live.exited.set()
+
+    def containers_of(self, pod_id: str) -> list[ContainerRecord]:
+        """The pod's containers, oldest first."""
+        found = [c for c in self.containers if c.pod_id == pod_id]
+        return sorted(found, key=lambda c: c.created_at)
+
+    def ready_pod(self, ident: str) -> PodRecord:
+        """The pod, if containers can be made in it."""
+        pod = self.pods.resolve(ident)
+        if pod is None:
+            raise NotFound("pod sandbox", ident, "specified sandbox not found")
+        if not pod.ready:
+            raise WrongState(f"CreateContainer failed as the sandbox was stopped: {pod.id}")
+        return pod
+
+    def running(self, ident: str) -> ContainerRecord:
+        """The container, if processes can be started in it."""
+        container = self.containers.get(ident)
+        if container.state not in (ContainerState.RUNNING, ContainerState.CREATED):
+            raise NotFound("container", ident, "container is not created or running")
+        return container

@@ -1,0 +1,96 @@
+"""The pause process of a pod: only where its containers share one pid namespace, which needs an init."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from pycrio.flows.node_state import Node
+from pycrio.flows.ports import MonitorRequest, Options
+from pycrio.flows.undo import Undo
+from pycrio.model.mount import OciMount
+from pycrio.model.node import Handler
+from pycrio.model.pod import PodRecord
+from pycrio.model.resources import Resources
+from pycrio.model.security import LinuxUser, NamespaceMode, ProfileType, SecurityProfile
+from pycrio.spec.build import Parts, build
+from pycrio.spec.linux import namespaces as namespace_documents
+from pycrio.spec.process import ProcessParts
+from pycrio.spec.resources import limits
+
+OOM_SCORE_ADJ = -998
+CPU_SHARES = 2
+
+
+def needed(pod: PodRecord, options: Options, handler: Handler) -> bool:
+    """A pod needs an init when its containers share a pid namespace, when the configuration insists
+    (``drop_infra_ctr = false``) or when the handler runs virtual machines."""
+    if handler.type == "vm" or "kata" in handler.name:
+        return True
+    return not options.drop_infra_ctr or pod.config.security.namespaces.pid is NamespaceMode.POD
+
+
+async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
+    """Run the embedded pause program as the pod's infra container; the record with its pid."""
+    host = node.host
+    handler = host.handlers.get(pod.handler)
+    root = f"{pod.run_dir}/pause-root"
+    await host.files.make_dirs(root, 0o755)
+    program = await host.files.read(host.options.pause_program, 1 << 20)
+    if program is None:
+        raise FileNotFoundError(host.options.pause_program)
+    await host.files.write(f"{root}/pause", program, 0o755)
+    await host.files.make_dirs(f"{root}/proc")
+    await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
+    report = await host.monitors.create(
+        MonitorRequest(
+            container_id=pod.id,
+            name=pod.name,
+            handler=handler,
+            bundle=pod.run_dir,
+            persist_dir=pod.run_dir,
+            log_path=f"{pod.run_dir}/pause.log",
+            cgroup_parent=pod.cgroup_parent,
+        )
+    )
+    undo.push("delete infra container", host.runtime.delete, handler, pod.id)
+    await host.runtime.start(handler, pod.id)
+    return replace(pod, infra_pid=report.pid, infra_start_time=report.pid_start_time)
+
+
+def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
+    """The OCI config of the infra container: no capabilities, read-only root, nothing but the pause program."""
+    host = node.host
+    own = host.processes.oom_score_adj()
+    score = OOM_SCORE_ADJ if host.processes.may_raise_limits() else max(OOM_SCORE_ADJ, own)
+    handler = host.handlers.get(pod.handler)
+    profile = pod.config.security.seccomp or SecurityProfile(ProfileType.RUNTIME_DEFAULT)
+    resources = limits(
+        Resources(cpu_shares=CPU_SHARES, cpuset_cpus=host.options.infra_ctr_cpuset), host.cgroups.controllers()
+    )
+    return build(
+        Parts(
+            process=ProcessParts(
+                args=("/pause",),
+                env=("PATH=/",),
+                cwd="/",
+                user=LinuxUser(0, 0),
+                capabilities={k: [] for k in ("bounding", "effective", "permitted", "inheritable", "ambient")},
+                no_new_privileges=True,
+                oom_score_adj=score,
+                selinux=pod.selinux_process_label,
+            ),
+            rootfs=root,
+            readonly_rootfs=True,
+            hostname=pod.hostname,
+            mounts=[
+                OciMount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+            ],
+            namespaces=namespace_documents(pod.namespaces, NamespaceMode.CONTAINER, "", host.cgroups.unified()),
+            cgroup_path=host.cgroups.container_path(pod.cgroup_parent, pod.id),
+            resources=resources,
+            annotations={"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": pod.id},
+            seccomp=host.security.seccomp(profile, False, handler),
+            mount_label=pod.selinux_mount_label,
+        )
+    )
