@@ -7,6 +7,7 @@ unpack   one per core, min 2 layer extraction
 mount    4                   mounts and namespaces
 proc     4                   starting programs, short calls about processes
 store    4                   reading and writing records, locks and indexes
+lookup   4                   host names, TLS settings and imports for registries: slow at any time
 ======== =================== ==========================================================
 
 A function that runs in a pool must not wait for another call in the same pool.
@@ -31,6 +32,7 @@ _SIZES = {
     "mount": 4,
     "proc": 4,
     "store": 4,
+    "lookup": 4,
 }
 
 _lock = threading.Lock()

@@ -1,0 +1,59 @@
+"""What the registry driver is told by ``wiring.py``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a registry may make us do; sizes in bytes, times in seconds."""
+
+    manifest: int = 4 << 20
+    config: int = 4 << 20
+    token: int = 256 << 10
+    error: int = 64 << 10
+    signature: int = 1 << 20
+    signatures: int = 128
+    index_entries: int = 1000
+    index_depth: int = 3
+    layers: int = 500
+    redirects: int = 8
+    attempts: int = 5
+    retry_delay: float = 0.5
+    retry_delay_max: float = 30.0
+    connect: float = 20.0
+    small: float = 60.0
+    idle: float = 60.0
+    slowest: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Paths and preferences. "" in a path stands for the system's default, which may be absent.
+
+    ``environ`` gives proxies and the places of default credential files. ``os``, ``arch`` and ``variant`` in the
+    terms of image-spec, "" for this machine's. ``pull_progress_timeout`` in seconds, 0: none.
+    ``stored_signatures`` reads the signature blobs kept with an image of the store, by image id.
+    """
+
+    registries_conf: str = ""
+    registries_conf_dir: str = ""
+    short_name_aliases: str = "/var/cache/containers/short-name-aliases.conf"
+    short_name_mode: str = "enforcing"
+    policy: str = ""
+    policy_dir: str = "/etc/crio/policies"
+    registries_d: str = "/etc/containers/registries.d"
+    certs_dirs: tuple[str, ...] = ("/etc/containers/certs.d", "/etc/docker/certs.d")
+    global_auth_file: str = ""
+    namespaced_auth_dir: str = "/etc/crio/auth"
+    os: str = ""
+    arch: str = ""
+    variant: str = ""
+    pull_progress_timeout: float = 0.0
+    user_agent: str = "pycrio"
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    limits: Limits = field(default_factory=Limits)
+    stored_signatures: Callable[[str], Awaitable[tuple[bytes, ...]]] | None = None
