@@ -1,0 +1,171 @@
+"""Small file work that the whole store does: atomic replacement, reading, removal of trees, staging places."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from types import TracebackType
+
+from pycrio.drivers.layers.locks import HeldLock
+
+_PLAIN_KEY = re.compile(r"[0-9a-z.]+")
+
+
+def write_atomic(path: str, data: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
+    """Replace a file so that a reader, and a crash at any point, sees the old or the new content.
+
+    ``durable``: the new content reaches the disk before the name does. The directory is not synced: a crash of the
+    machine may bring the old file back, which the store's order of writes allows for.
+    """
+    directory, base = os.path.split(path)
+    temporary = f"{directory}/.tmp-{base}{secrets.token_hex(8)}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_file(path: str, limit: int = 64 << 20) -> bytes:
+    """A whole file of at most ``limit`` bytes; EFBIG beyond."""
+    with open(path, "rb") as f:
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return data
+
+
+def data_file(key: str) -> str:
+    """File name of a big data item (store.md section 8)."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key
+    return "=" + base64.standard_b64encode(key.encode()).decode()
+
+
+def make_dir(path: str, mode: int = 0o700) -> None:
+    """Make a directory and its parents; the mode holds for what is made, whatever the umask."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_dir(parent, mode)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    os.chmod(path, mode)
+
+
+def rename(source: str, target: str) -> None:
+    """rename(2), tried again when another program put its bind mount over the store between the two look-ups."""
+    try:
+        os.rename(source, target)
+    except OSError as e:
+        if e.errno != errno.EXDEV:
+            raise
+        os.rename(source, target)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a file or a tree; absent is fine. Immutable files and foreign mounts make it fail with OSError."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+class Place:
+    """A private directory below ``base`` under a held lock: work in progress, or things about to be deleted.
+
+    Layout and protocol are those of the peers' ``tempdirs`` (store.md section 13): ``lock-<x>`` beside
+    ``temp-dir-<x>/``. While the lock is held nobody touches the directory; once its owner died, anybody may remove it.
+    Whatever is renamed into a place has left the store in one step and is deleted later, without a store lock.
+    """
+
+    def __init__(self, base: str, name: str, lock: HeldLock) -> None:
+        self.path = f"{base}/temp-dir-{name}"
+        self._lock = lock
+        self._count = 0
+
+    @classmethod
+    def create(cls, base: str) -> Place:
+        """Make a place; ``base`` is made when missing."""
+        make_dir(base)
+        while True:
+            name = secrets.token_hex(8)
+            lock = HeldLock.create(f"{base}/lock-{name}")
+            if lock is None:
+                continue
+            place = cls(base, name, lock)
+            try:
+                os.mkdir(place.path, 0o700)
+            except BaseException:
+                lock.release()
+                raise
+            return place
+
+    def take(self, path: str) -> bool:
+        """Move a file or directory in; False when it is not there."""
+        target = f"{self.path}/{self._count}-{os.path.basename(path)}"
+        try:
+            rename(path, target)
+        except FileNotFoundError:
+            return False
+        self._count += 1
+        return True
+
+    def remove(self) -> None:
+        """Delete the directory with everything in it, then the lock."""
+        try:
+            remove_tree(self.path)
+        finally:
+            # After a failure the next cleaner finds the directory without its owner and tries again.
+            self._lock.release()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def sweep_places(base: str) -> int:
+    """Remove the places below ``base`` whose owners died; how many."""
+    try:
+        entries = sorted(os.listdir(base))
+    except FileNotFoundError:
+        return 0
+    removed = 0
+    for entry in entries:
+        if entry.startswith("lock-"):
+            lock = HeldLock.seize(f"{base}/{entry}")
+            if lock is not None:
+                removed += 1
+                Place(base, entry.removeprefix("lock-"), lock).remove()
+        elif entry.startswith("temp-dir-") and not os.path.lexists(f"{base}/lock-{entry.removeprefix('temp-dir-')}"):
+            # The lock comes before and goes after the directory: without one, a removal failed half-way.
+            removed += 1
+            remove_tree(f"{base}/{entry}")
+    return removed

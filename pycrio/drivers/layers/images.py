@@ -1,0 +1,344 @@
+"""The Images port: image records of the store (store.md sections 6, 8, 15, 16)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pycrio._native.pools import offload
+from pycrio.drivers.layers.files import data_file, make_dir, read_file, remove_tree, write_atomic
+from pycrio.drivers.layers.index import Index, View
+from pycrio.drivers.layers.overlay import Overlay
+from pycrio.drivers.layers.records import ZERO_TIME, ImageRecord, format_time, parse_time
+from pycrio.drivers.layers.removal import Trash, delete_layers, superfluous
+from pycrio.drivers.layers.settings import DRIVER, Settings
+from pycrio.drivers.layers.table import Edit, Rows
+from pycrio.drivers.layers.turn import Turn
+from pycrio.drivers.layers.usage import Usage
+from pycrio.errors import Denied, InUse, NotFound, StoreFailure
+from pycrio.model.image import ImageConfig, RemoteImage, StoredImage
+from pycrio.model.stats import FsUsage
+
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """What the files of an image say; it changes only when the record does."""
+
+    record: ImageRecord
+    config: ImageConfig
+    annotations: dict[str, str]
+
+
+class Images:
+    """Image records of the containers/storage store (port ``Images``)."""
+
+    def __init__(self, settings: Settings, index: Index, overlay: Overlay, usage: Usage, turn: Turn) -> None:
+        self._settings = settings
+        self._index = index
+        self._overlay = overlay
+        self._usage = usage
+        self._turn = turn
+        self._parsed: dict[str, _Parsed] = {}
+        self._stored: dict[str, StoredImage] = {}
+        self._last: tuple[View, Sequence[StoredImage]] | None = None
+
+    # --- reading ---
+
+    async def all(self) -> Sequence[StoredImage]:
+        """Every image, those of additional stores included. The same objects come back while nothing changes."""
+        view = self._index.fresh()
+        if view is None or self._last is None or not _same(view, self._last[0]):
+            return await offload("store", self._all)
+        return self._last[1]
+
+    def _all(self) -> Sequence[StoredImage]:
+        view = self._index.view()
+        images = tuple(self._image(view, record, read_only) for record, read_only in view.every_image())
+        alive = {image.id for image in images}
+        self._parsed = {i: p for i, p in self._parsed.items() if i in alive}
+        self._stored = {i: s for i, s in self._stored.items() if i in alive}
+        self._last = (view, images)
+        return images
+
+    async def find(self, names: Sequence[str], ident: str) -> StoredImage | None:
+        """The image with the id (or unique id prefix of at least three characters) ``ident``, else by the first of the
+        full ``names`` that is known; None when absent. Ambiguous when a prefix fits several."""
+        view = self._index.fresh()
+        if view is not None:
+            found = view.find_image(names, ident)
+            if found is None:
+                return None
+            parsed = self._parsed.get(found[0].id)
+            if parsed is not None and parsed.record == found[0]:
+                return self._image(view, *found)
+        return await offload("store", self._find, names, ident)
+
+    def _find(self, names: Sequence[str], ident: str) -> StoredImage | None:
+        view = self._index.view()
+        found = view.find_image(names, ident)
+        return None if found is None else self._image(view, *found)
+
+    def _image(self, view: View, record: ImageRecord, read_only: bool) -> StoredImage:
+        parsed = self._parsed.get(record.id)
+        if parsed is None or parsed.record != record:
+            parsed = self._parsed[record.id] = self._parse(record)
+        image = StoredImage(
+            id=record.id,
+            names=record.names,
+            digests=record.digests,
+            layer=record.layer,
+            size=view.image_size(record),
+            created=parse_time(record.created),
+            config=parsed.config,
+            names_history=record.names_history,
+            annotations=parsed.annotations,
+            read_only=read_only,
+        )
+        # The same object for the same content: callers may cache by identity.
+        if self._stored.get(record.id) != image:
+            self._stored[record.id] = image
+        return self._stored[record.id]
+
+    def _parse(self, record: ImageRecord) -> _Parsed:
+        manifest = _document(self._data(record, "manifest"))
+        descriptor = manifest.get("config")
+        digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+        raw = self._data(record, digest if isinstance(digest, str) else f"sha256:{record.id}")
+        return _Parsed(record, parse_config(raw), _strings(manifest.get("annotations")))
+
+    def _data(self, record: ImageRecord, key: str) -> bytes:
+        """A big data item; empty when the record has none or the file is lost (the image is still listed)."""
+        if key not in record.data_names:
+            return b""
+        for root in (self._settings.images_root, *(other.root for other in self._index.others)):
+            try:
+                return read_file(f"{root}/{DRIVER}-images/{record.id}/{data_file(key)}")
+            except FileNotFoundError:
+                continue
+        return b""
+
+    async def data(self, image_id: str, key: str) -> bytes:
+        """A big data item (``manifest``, ``signatures`` …) of an image; NotFound when it has none of that name."""
+        view = await self._index.current()
+        found = view.image(image_id)
+        if found is None:
+            raise NotFound("image", image_id)
+        if key not in found[0].data_names:
+            raise NotFound("image data", key, f"image {image_id} has no such item")
+        return await offload("store", self._data, found[0], key)
+
+    async def users(self, image_id: str) -> Sequence[str]:
+        """Ids of the store's containers that use the image."""
+        return (await self._index.current()).users_of(image_id)
+
+    async def disk_use(self) -> tuple[FsUsage, FsUsage]:
+        """Use of the image file system and of the container file system."""
+        return await offload("store", self._disk_use)
+
+    def _disk_use(self) -> tuple[FsUsage, FsUsage]:
+        return self._usage.file_systems(self._index.view())
+
+    # --- writing ---
+
+    async def record(self, image: RemoteImage, top_layer: str, diff_size: int) -> StoredImage:
+        """Write or complete the record of a pulled image: big data, names, signatures.
+
+        StoreFailure when the top layer is not in the store (any more), or when an image with this id has another one.
+        """
+        return await self._turn.run(lambda: self._record(image, top_layer))
+
+    def _record(self, image: RemoteImage, top_layer: str) -> StoredImage:
+        items, metadata = _items(image)
+        image_id = image.config_digest.partition(":")[2]
+        created = _config_time(image.config)
+        # The layers' lock keeps the top layer from being removed before the record holds on to it.
+        with self._index.layers.locks.read(), self._index.images.edit() as edit:
+            view = self._index.view()
+            if top_layer and view.layer(top_layer) is None:
+                raise StoreFailure(
+                    f"image {image.name}: layer {top_layer} was removed while the image was pulled: pull it again"
+                )
+            known = edit.rows.by_id.get(image_id)
+            if known is not None and known.layer != top_layer:
+                raise StoreFailure(
+                    f"image {image_id} is in the store with top layer {known.layer or '(none)'} instead of "
+                    f"{top_layer or '(none)'}: remove it and pull again"
+                )
+            if known is None:
+                known = edit.put(ImageRecord(id=image_id, layer=top_layer, created=created, metadata="{}"))
+                edit.save()
+            directory = f"{self._settings.images_dir}/{image_id}"
+            make_dir(directory)
+            for key, data in items.items():
+                path = f"{directory}/{data_file(key)}"
+                if _stored_size(path) != len(data) or read_file(path) != data:
+                    write_atomic(path, data)
+            record = _with_items(replace(known, metadata=metadata), items, image.manifest_digest)
+            edit.put(record)
+            if image.name:
+                record = _give_name(edit, record, image.name)
+            edit.save()
+            return self._image(self._index.view(), record, False)
+
+    async def untag(self, image_id: str, name: str) -> None:
+        """Take one name from an image; a name that it does not have is fine."""
+        await self._turn.run(lambda: self._untag(image_id, name))
+
+    def _untag(self, image_id: str, name: str) -> None:
+        with self._index.images.edit() as edit:
+            record = edit.rows.by_id.get(image_id)
+            if record is None:
+                self._refuse_read_only(image_id)
+                return
+            if name in record.names:
+                edit.put(replace(record, names=tuple(n for n in record.names if n != name)))
+                edit.save()
+
+    def _refuse_read_only(self, image_id: str) -> None:
+        if self._index.view().image(image_id) is not None:
+            raise Denied(f"image {image_id} belongs to an additional image store, which is read-only for us")
+
+    async def remove(self, image_id: str) -> None:
+        """Delete the record and every layer that nothing else needs; InUse when a container uses it. Absent is fine."""
+        await self._turn.run(lambda: self._remove(image_id))
+
+    def _remove(self, image_id: str) -> None:
+        with Trash(self._settings) as trash, self._index.layers.edit() as layers, self._index.images.edit() as images:
+            record = images.rows.by_id.get(image_id)
+            if record is None:
+                self._refuse_read_only(image_id)
+                return
+            # Held until the layers are gone, so that no container can begin to use them.
+            with self._index.containers.locks.read():
+                view = self._index.view()
+                users = view.users_of(image_id)
+                if users:
+                    raise InUse(f"image {image_id} is in use by {', '.join(users)}: remove these containers first")
+                images.drop(image_id)
+                images.save()
+                remove_tree(f"{self._settings.images_dir}/{image_id}")
+                held = self._index.view().held_layers()
+                for top in (*record.mapped_layers, record.layer):
+                    doomed = superfluous(layers, top, held)
+                    if doomed:
+                        delete_layers(layers, doomed, self._overlay, self._settings, trash)
+
+
+def _same(one: View, other: View) -> bool:
+    return (
+        all(a is b for a, b in zip(one.images, other.images, strict=True))
+        and all(a is b for a, b in zip(one.layers, other.layers, strict=True))
+        and one.containers is other.containers
+    )
+
+
+def _items(image: RemoteImage) -> tuple[dict[str, bytes], str]:
+    """Big data of a pulled image, and the text of the record's metadata."""
+    if not _SHA256.fullmatch(image.config_digest):
+        raise StoreFailure(f"image {image.name}: its config digest {image.config_digest!r} gives no image id")
+    items = {image.config_digest: image.config}
+    if image.index and image.index_digest and image.index_digest != image.manifest_digest:
+        items[f"manifest-{image.index_digest}"] = image.index
+    items[f"manifest-{image.manifest_digest}"] = image.manifest
+    items["manifest"] = image.manifest
+    metadata: dict[str, Any] = {}
+    if image.signatures:
+        items["signatures"] = b"".join(image.signatures)
+        metadata["signature-sizes"] = [len(s) for s in image.signatures]
+    return items, json.dumps(metadata, separators=(",", ":"))
+
+
+def _with_items(record: ImageRecord, items: Mapping[str, bytes], manifest_digest: str) -> ImageRecord:
+    names, sizes, digests = list(record.data_names), dict(record.data_sizes), dict(record.data_digests)
+    if "signatures" not in items and "signatures" in names:  # those of an earlier pull do not hold for this one
+        names.remove("signatures")
+        sizes.pop("signatures", None)
+        digests.pop("signatures", None)
+    for key, data in items.items():
+        if key not in names:
+            names.append(key)
+        sizes[key] = len(data)
+        given = manifest_digest if key == "manifest" else key.partition("-")[2] if key.startswith("manifest-") else ""
+        digests[key] = given or f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return replace(record, digest=manifest_digest, data_names=tuple(names), data_sizes=sizes, data_digests=digests)
+
+
+def _give_name(edit: Edit[ImageRecord], record: ImageRecord, name: str) -> ImageRecord:
+    """Add a name, taking it from whoever had it."""
+    for other in _holders(edit.rows, name):
+        if other.id != record.id:
+            edit.put(replace(other, names=tuple(n for n in other.names if n != name)))
+    names = record.names if name in record.names else (*record.names, name)
+    history = (name, *(n for n in record.names_history if n != name))
+    return edit.put(replace(record, names=names, names_history=history))
+
+
+def _holders(rows: Rows[ImageRecord], name: str) -> list[ImageRecord]:
+    return [r for r in rows.by_id.values() if name in r.names]
+
+
+def _stored_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _config_time(config: bytes) -> str:
+    created = _document(config).get("created")
+    if isinstance(created, str) and (created == ZERO_TIME or parse_time(created)):
+        return format_time(parse_time(created)) if created != ZERO_TIME else ZERO_TIME
+    return format_time(time.time_ns())
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one for anything else (images of others may hold what we do not understand)."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _strings(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {k: v for k, v in value.items() if isinstance(v, str)}
+
+
+def _sequence(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
+
+
+def parse_config(raw: bytes) -> ImageConfig:
+    """The parts of an image config (OCI image-spec config.md) that containers are made from."""
+    config = _document(raw).get("config")
+    if not isinstance(config, dict):
+        return ImageConfig(raw=raw)
+
+    def text(key: str) -> str:
+        value = config.get(key)
+        return value if isinstance(value, str) else ""
+
+    volumes = config.get("Volumes")
+    return ImageConfig(
+        user=text("User"),
+        env=_sequence(config.get("Env")),
+        entrypoint=_sequence(config.get("Entrypoint")),
+        cmd=_sequence(config.get("Cmd")),
+        working_dir=text("WorkingDir"),
+        volumes=tuple(sorted(volumes)) if isinstance(volumes, dict) else (),
+        labels=_strings(config.get("Labels")),
+        stop_signal=text("StopSignal"),
+        raw=raw,
+    )

@@ -1,0 +1,167 @@
+"""Mounts of layers: the store's own mount point, containers' root file systems, read-only images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+from pycrio.drivers.layers.files import make_dir
+from pycrio.drivers.layers.overlay import MountPlan, Overlay
+from pycrio.drivers.layers.settings import Settings
+from pycrio.model.security import IdMapping
+
+IdTriple = tuple[int, int, int]
+
+
+class Owner(Protocol):
+    """Owner of a descriptor."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Kernel(Protocol):
+    """The part of ``pycrio._native.mounts`` and ``ns`` that the store needs (tests give their own)."""
+
+    def overlay(
+        self, lowers: Sequence[str], upper: str | None, work: str | None, target: str, options: Sequence[str] = ()
+    ) -> None:
+        """Mount an overlay."""
+
+    def bind(
+        self,
+        source: str,
+        target: str,
+        *,
+        recursive: bool = False,
+        readonly: bool = False,
+        propagation: str | None = None,
+        attrs: Sequence[str] = (),
+    ) -> None:
+        """Bind-mount."""
+
+    def idmapped_bind(
+        self, source: str, target: str, userns_fd: int, *, recursive: bool = False, readonly: bool = False
+    ) -> None:
+        """Bind-mount with ids shifted by a user namespace."""
+
+    def umount(self, target: str, *, detach: bool = True) -> bool:
+        """Unmount; False when it was not a mount."""
+
+    def is_mountpoint(self, path: str) -> bool:
+        """True when something is mounted on a path."""
+
+    def probe(self) -> Mapping[str, bool]:
+        """What the kernel offers."""
+
+    def hold_userns(self, uid_map: Sequence[IdTriple], gid_map: Sequence[IdTriple]) -> Owner:
+        """A user namespace with these maps (container id, host id, count)."""
+
+
+class NativeKernel:
+    """The compiled core as a Kernel; loaded on first use."""
+
+    def __getattr__(self, name: str) -> object:
+        module = import_module(f"pycrio._native.{'ns' if name == 'hold_userns' else 'mounts'}")
+        value: object = getattr(module, name)
+        setattr(self, name, value)
+        return value
+
+
+def native_kernel() -> Kernel:
+    """The real thing."""
+    return cast(Kernel, NativeKernel())
+
+
+class Mounter:
+    """Mounts for the store. All calls block: only in a pool thread, and with ``layers.lock`` held where noted."""
+
+    def __init__(self, settings: Settings, overlay: Overlay, kernel: Kernel) -> None:
+        self._settings = settings
+        self._overlay = overlay
+        self._kernel = kernel
+        self._probed: Mapping[str, bool] | None = None
+
+    def offers(self, feature: str) -> bool:
+        """Whether the kernel has a feature (``volatile``, ``idmap`` …), looked up once."""
+        if self._probed is None:
+            self._probed = self._kernel.probe()
+        return bool(self._probed.get(feature))
+
+    def ensure_home(self) -> None:
+        """Bind the home on itself, private, as every program that uses the store does when it finds it unbound.
+
+        Done before each mount under ``layers.lock``: a peer that binds the home *after* us would hide our mounts
+        below its own, and a peer that shuts the store down takes the bind away when no layer is counted as mounted.
+        """
+        home = self._settings.home
+        if not self._settings.skip_mount_home and not self._kernel.is_mountpoint(home):
+            self._kernel.bind(home, home, propagation="private")
+
+    def release_home(self) -> None:
+        """Take the bind away; call it with ``layers.lock`` held and no layer mounted."""
+        if not self._settings.skip_mount_home:
+            self._kernel.umount(self._settings.home)
+
+    def is_mounted(self, path: str) -> bool:
+        """True when something is mounted on the path."""
+        return os.path.isdir(path) and self._kernel.is_mountpoint(path)
+
+    def mount(self, plan: MountPlan, uid_map: Sequence[IdMapping] = (), gid_map: Sequence[IdMapping] = ()) -> None:
+        """Mount a container's layer (``layers.lock`` held); with maps, what lies below shows shifted ids."""
+        directory = os.path.dirname(plan.target)
+        make_dir(plan.target)
+        self._overlay.clear_volatile(directory)
+        if not uid_map and not gid_map:
+            self._kernel.overlay(plan.lowers, plan.upper, plan.work, plan.target, plan.options)
+            return
+        with contextlib.ExitStack() as stack:
+            lowers = self._shifted(plan.lowers, f"{directory}/mapped", (uid_map, gid_map), stack)
+            self._kernel.overlay(lowers, plan.upper, plan.work, plan.target, plan.options)
+
+    def _shifted(
+        self,
+        lowers: Sequence[str],
+        base: str,
+        maps: tuple[Sequence[IdMapping], Sequence[IdMapping]],
+        stack: contextlib.ExitStack,
+    ) -> list[str]:
+        """The lowers as seen through an id-mapped bind of the home that each one is in; the binds go with ``stack``
+        (overlay keeps its own references)."""
+        uid_map, gid_map = ([(m.container_id, m.host_id, m.length) for m in part] for part in maps)
+        userns = self._kernel.hold_userns(uid_map, gid_map)
+        stack.callback(userns.close)
+        bound: dict[str, str] = {}
+        out = []
+        for lower in lowers:
+            home = next(h for h in self._overlay.homes if lower.startswith(f"{h}/"))
+            if home not in bound:
+                target = f"{base}/{len(bound)}"
+                make_dir(target)
+                stack.callback(os.rmdir, target)
+                self._kernel.idmapped_bind(home, target, userns.fileno())
+                stack.callback(self._kernel.umount, target)
+                bound[home] = target
+            out.append(bound[home] + lower[len(home) :])
+        return out
+
+    def mount_image(self, lowers: Sequence[str], target: str, label: str) -> None:
+        """Mount layers read-only on a directory: no devices, no set-id programs, nothing executable."""
+        options = ["ro", "nodev", "nosuid", "noexec"]
+        if label:
+            options.append(f'context="{label}"')
+        if len(lowers) == 1:  # overlay without an upper directory wants two lowers
+            empty = f"{self._settings.run_root}/overlay/empty"
+            make_dir(empty)
+            lowers = [*lowers, empty]
+        self._kernel.overlay(lowers, None, None, target, options)
+
+    def unmount(self, path: str) -> bool:
+        """Detach what is mounted on a path; False when nothing was."""
+        return self._kernel.umount(path)

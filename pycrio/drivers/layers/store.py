@@ -1,0 +1,82 @@
+"""The image and container store: format-compatible with containers/storage, overlay driver (facts: store.md)."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pycrio._native.pools import submit
+from pycrio.drivers.layers.files import make_dir
+from pycrio.drivers.layers.images import Images
+from pycrio.drivers.layers.index import Index
+from pycrio.drivers.layers.locks import LockFile
+from pycrio.drivers.layers.mounting import Kernel, Mounter, native_kernel
+from pycrio.drivers.layers.overlay import Overlay
+from pycrio.drivers.layers.recover import collect
+from pycrio.drivers.layers.rootfs import Rootfs
+from pycrio.drivers.layers.settings import Settings
+from pycrio.drivers.layers.turn import Turn, settle
+from pycrio.drivers.layers.unpack import Layers
+from pycrio.drivers.layers.usage import Usage
+from pycrio.errors import StoreFailure
+
+
+class Store:
+    """One store. ``images``, ``layers`` and ``rootfs`` satisfy the ports of these names.
+
+    Usable between ``open`` and ``close``. Other programs may use the same directories all the while.
+    """
+
+    def __init__(self, settings: Settings, kernel: Kernel | None = None) -> None:
+        self.settings = settings
+        self._index = Index(settings)
+        self._overlay = Overlay(settings)
+        self._mounter = Mounter(settings, self._overlay, kernel or native_kernel())
+        self._lock = LockFile(f"{settings.root}/storage.lock")
+        turn = Turn()
+        usage = Usage(settings, self._overlay)
+        self._turn = turn
+        self.layers = Layers(settings, self._index, self._overlay, usage, turn)
+        self.images = Images(settings, self._index, self._overlay, usage, turn)
+        self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
+
+    async def open(self) -> int:
+        """Make the directories, repair what a crash left, load the lists; number of things that were removed.
+
+        StoreFailure when the directories cannot be used or a list is damaged.
+        """
+        return await self._turn.run(self._open)
+
+    def _open(self) -> int:
+        s = self.settings
+        try:
+            for path in (s.root, s.run_root, s.images_root):
+                make_dir(path, 0o700)
+            for path in (s.layers_dir, s.images_dir, s.containers_dir, s.run_layers_dir, s.run_containers_dir):
+                make_dir(path)
+            if s.image_store:
+                make_dir(f"{s.image_store}/overlay-layers")
+            for name in ("overlay", "overlay-locks"):
+                make_dir(f"{s.run_root}/{name}")
+            with self._lock.write():
+                self._overlay.prepare()
+            self._index.drop_unusable()
+            removed = collect(s, self._index, self._overlay)
+            self._index.view()
+            return removed
+        except OSError as e:
+            raise StoreFailure(f"the store at {s.root!r} cannot be opened: {e}") from e
+
+    async def close(self) -> None:
+        """Drop staged layers and let go of everything. Mounted containers stay mounted."""
+        await self.layers.discard_all()
+        await settle(submit("store", self._close))
+
+    def _close(self) -> None:
+        try:
+            # As every program does that shuts a store down: the bind mount goes unless something is mounted below.
+            with self._index.layers.locks.write(), contextlib.suppress(OSError):
+                if not self._index.mounts.rows().by_id:
+                    self._mounter.release_home()
+        finally:
+            self._index.close()
+            self._lock.close()

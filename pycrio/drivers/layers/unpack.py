@@ -1,0 +1,338 @@
+"""The Layers port: blobs become staged directories while they arrive, staged directories become layers.
+
+Staging happens without any store lock, in places (``files.Place``) that other programs respect while their lock is
+held and remove after a crash. The directory lies in the driver's home and the tar-split file beside the layer
+records, because a rename must not cross the mount point that the home may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pycrio._native.pools import submit
+from pycrio.drivers.layers.files import Place, rename
+from pycrio.drivers.layers.index import Index, View, chain_ids
+from pycrio.drivers.layers.overlay import Overlay, sync_filesystem
+from pycrio.drivers.layers.records import COMPRESSION, LayerRecord, format_time
+from pycrio.drivers.layers.recover import collect
+from pycrio.drivers.layers.removal import Trash, delete_layers
+from pycrio.drivers.layers.settings import Settings
+from pycrio.drivers.layers.turn import Turn, settle
+from pycrio.drivers.layers.usage import Usage
+from pycrio.errors import BadImage, Exhausted, NotFound, StoreFailure, Unsupported
+from pycrio.model.image import LayerDescriptor, UnpackedLayer
+
+_SPLIT = "tar-split.gz"
+_MALFORMED = {
+    errno.EBADMSG: "is malformed",
+    errno.EFBIG: "is larger than allowed",
+    errno.E2BIG: "holds more than allowed",
+    errno.ENAMETOOLONG: "has a path that is too long",
+    errno.EPERM: "has an entry that leads out of the layer",
+    errno.EXDEV: "has an entry that leads out of the layer",
+    errno.ELOOP: "has an entry behind a loop of links",
+    errno.EINVAL: "is malformed",
+    errno.ENOTDIR: "has an entry below something that is not a directory",
+    errno.EISDIR: "has an entry in the place of a directory",
+    errno.EOPNOTSUPP: "has an entry that this file system cannot hold",
+}
+
+
+class Extracted(Protocol):
+    """What ``pycrio._native.untar.extract`` reports."""
+
+    @property
+    def compressed_digest(self) -> str:
+        """Digest of the blob."""
+
+    @property
+    def compressed_size(self) -> int:
+        """Bytes of the blob."""
+
+    @property
+    def diff_id(self) -> str:
+        """Digest of the uncompressed archive."""
+
+    @property
+    def diff_size(self) -> int:
+        """Bytes of the uncompressed archive."""
+
+    @property
+    def compression(self) -> str:
+        """A key of COMPRESSION."""
+
+    @property
+    def entries(self) -> int:
+        """Members of the archive."""
+
+    @property
+    def uids(self) -> Sequence[int]:
+        """Owners in the archive."""
+
+    @property
+    def gids(self) -> Sequence[int]:
+        """Groups in the archive."""
+
+    @property
+    def split_complete(self) -> bool:
+        """False when the archive cannot be rebuilt from the tar-split data."""
+
+
+class Extract(Protocol):
+    """``pycrio._native.untar.extract``."""
+
+    def __call__(
+        self,
+        src_fd: int,
+        target_dir_fd: int,
+        *,
+        split_fd: int = -1,
+        keep_root: bool = False,
+        limits: Mapping[str, int] | None = None,
+        cancel_fd: int = -1,
+    ) -> Extracted:
+        """Extract a stream into a directory."""
+
+
+def _native_extract() -> Extract:
+    from pycrio._native.untar import extract
+
+    return extract
+
+
+@dataclass(slots=True)
+class Staged:
+    """A layer in its staging places, and what else is known of it."""
+
+    content: Place
+    split: Place
+    compression: str = ""
+    entries: int = 0
+
+    def remove(self) -> None:
+        """Delete what is still there."""
+        try:
+            self.content.remove()
+        finally:
+            self.split.remove()
+
+
+class Layers:
+    """Read-only layers of images (port ``Layers``)."""
+
+    def __init__(self, settings: Settings, index: Index, overlay: Overlay, usage: Usage, turn: Turn) -> None:
+        self._settings = settings
+        self._index = index
+        self._overlay = overlay
+        self._usage = usage
+        self._turn = turn
+        self._staged: dict[str, Staged] = {}
+        self._extract: Callable[[], Extract] = _native_extract
+
+    def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
+        """Layer ids for a list of diff IDs, base first."""
+        return chain_ids(diff_ids)
+
+    async def present(self, layer_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that the store (or an additional one) holds completely."""
+        view = await self._index.current()
+        known = [i for i in layer_ids if view.layer(i) is not None]
+        return frozenset(i for i in known if self._overlay.find(i) is not None)
+
+    async def unpack(self, layer: LayerDescriptor, source_fd: int) -> UnpackedLayer:
+        """Extract a blob from a pipe into a staging place while it arrives.
+
+        BadImage when the stream is malformed or digest, size or diff ID differ from the descriptor's; nothing stays
+        behind on failure or cancellation. ``source_fd`` stays the caller's, who closes it when this fails, so that
+        the writer at the other end of the pipe notices.
+        """
+        for what, digest in (("digest", layer.digest), ("diff ID", layer.diff_id)):
+            if digest and not digest.startswith("sha256:"):
+                raise Unsupported(f"layer {layer.digest}: its {what} is not a sha256 digest, others cannot be verified")
+        staged = await settle(submit("store", self._stage), Staged.remove)
+        try:
+            return await self._unpack(layer, source_fd, staged)
+        except BaseException:
+            await settle(submit("store", staged.remove))
+            raise
+
+    async def _unpack(self, layer: LayerDescriptor, source_fd: int, staged: Staged) -> UnpackedLayer:
+        cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            future = submit("unpack", self._run, layer, source_fd, staged, cancel_fd)
+            try:
+                result = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                os.eventfd_write(cancel_fd, 1)
+                # The thread uses descriptors of ours and of the caller: wait for it whatever it reports.
+                with contextlib.suppress(Exception):
+                    await settle(future)
+                raise
+        finally:
+            os.close(cancel_fd)
+        _verify(layer, result)
+        key = secrets.token_hex(8)
+        staged.compression = result.compression
+        staged.entries = result.entries
+        self._staged[key] = staged
+        return UnpackedLayer(
+            staging=key,
+            digest=result.compressed_digest,
+            size=result.compressed_size,
+            diff_id=result.diff_id,
+            diff_size=result.diff_size,
+            compression=result.compression,
+            uids=tuple(result.uids),
+            gids=tuple(result.gids),
+        )
+
+    def _stage(self) -> Staged:
+        content = Place.create(f"{self._settings.image_home}/tempdirs")
+        try:
+            split = Place.create(f"{self._settings.layers_dir}/tmp")
+        except BaseException:
+            content.remove()
+            raise
+        try:
+            self._overlay.stage(f"{content.path}/layer")
+        except BaseException:
+            Staged(content, split).remove()
+            raise
+        return Staged(content, split)
+
+    def _run(self, layer: LayerDescriptor, source_fd: int, staged: Staged, cancel_fd: int) -> Extracted:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        split_fd = os.open(f"{staged.split.path}/{_SPLIT}", flags, 0o600)
+        try:
+            dir_fd = os.open(f"{staged.content.path}/layer/diff", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # keep_root: the top directory's mode and owner are not the archive's business (see Overlay.adopt).
+                result = self._extract()(
+                    source_fd,
+                    dir_fd,
+                    split_fd=split_fd,
+                    keep_root=True,
+                    limits=self._settings.limits,
+                    cancel_fd=cancel_fd,
+                )
+            finally:
+                os.close(dir_fd)
+            if result.split_complete:
+                os.fsync(split_fd)
+            else:  # without the file, exporters make a new archive instead of failing on a rebuilt one
+                os.unlink(f"{staged.split.path}/{_SPLIT}")
+            return result
+        except OSError as e:
+            raise _translate(layer, e) from e
+        finally:
+            os.close(split_fd)
+
+    async def commit(self, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
+        """Make a staged layer part of the store (already there: the staged copy is dropped)."""
+        staged = self._staged.pop(layer.staging, None)
+        if staged is None:
+            raise NotFound("staged layer", layer.staging, "it was committed or discarded before")
+        try:
+            await self._turn.run(lambda: self._commit(staged, layer, layer_id, parent))
+        finally:
+            await settle(submit("store", staged.remove))
+
+    def _commit(self, staged: Staged, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
+        if self._settings.sync == "filesystem":
+            sync_filesystem(staged.content.path)
+        with Trash(self._settings) as trash, self._index.layers.edit() as edit:
+            view = self._index.view()
+            if view.layer(layer_id) is not None and self._overlay.find(layer_id) is not None:
+                return
+            if parent:
+                self._require(view, parent)
+            # A record without its directory, or what a crash left flagged, makes way.
+            delete_layers(edit, [layer_id], self._overlay, self._settings, trash)
+            for path in self._overlay.paths(layer_id):
+                trash.take(path)
+            record = _record(layer, layer_id, parent)
+            edit.put(_flagged(record), self._index.image_layers_place)
+            edit.save()
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    rename(f"{staged.split.path}/{_SPLIT}", f"{self._settings.layers_dir}/{layer_id}.tar-split.gz")
+                self._overlay.adopt(f"{staged.content.path}/layer", layer_id, parent)
+            except BaseException:
+                delete_layers(edit, [layer_id], self._overlay, self._settings, trash)
+                raise
+            edit.put(record)
+            edit.save()
+        self._usage.learn(layer_id, layer.diff_size, staged.entries)
+
+    def _require(self, view: View, parent: str) -> None:
+        if view.layer(parent) is None or self._overlay.find(parent) is None:
+            raise StoreFailure(f"layer {parent} was removed while the layer above it was pulled: pull the image again")
+
+    async def discard(self, layer: UnpackedLayer) -> None:
+        """Drop a staged layer; one that was committed or dropped before is fine."""
+        staged = self._staged.pop(layer.staging, None)
+        if staged is not None:
+            await settle(submit("store", staged.remove))
+
+    async def discard_all(self) -> None:
+        """Drop every staged layer (shutdown)."""
+        while self._staged:
+            _, staged = self._staged.popitem()
+            await settle(submit("store", staged.remove))
+
+    async def garbage(self) -> int:
+        """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
+        return await self._turn.run(lambda: collect(self._settings, self._index, self._overlay))
+
+
+def _record(layer: UnpackedLayer, layer_id: str, parent: str) -> LayerRecord:
+    return LayerRecord(
+        id=layer_id,
+        parent=parent,
+        created=format_time(time.time_ns()),
+        compressed_digest=layer.digest,
+        compressed_size=layer.size,
+        diff_digest=layer.diff_id,
+        diff_size=layer.diff_size,
+        compression=COMPRESSION[layer.compression],
+        uidset=tuple(sorted(layer.uids)),
+        gidset=tuple(sorted(layer.gids)),
+    )
+
+
+def _flagged(record: LayerRecord) -> LayerRecord:
+    return LayerRecord(id=record.id, parent=record.parent, created=record.created, flags={"incomplete": True})
+
+
+def _verify(layer: LayerDescriptor, result: Extracted) -> None:
+    if result.compressed_digest != layer.digest:
+        raise BadImage(
+            f"layer {layer.digest}: the registry sent a blob with digest {result.compressed_digest}, "
+            "it is damaged or not what the manifest names"
+        )
+    if layer.size >= 0 and result.compressed_size != layer.size:
+        raise BadImage(f"layer {layer.digest}: the blob has {result.compressed_size} bytes, not {layer.size}")
+    if layer.diff_id and result.diff_id != layer.diff_id:
+        raise BadImage(
+            f"layer {layer.digest}: its content has the diff ID {result.diff_id}, the image config says {layer.diff_id}"
+        )
+
+
+def _translate(layer: LayerDescriptor, error: OSError) -> Exception:
+    """The domain's failure for an extraction that broke off."""
+    where = f" at {error.filename!r}" if error.filename else ""
+    step = getattr(error, "step", "")
+    detail = f"{step}: {error.strerror}" if step else str(error.strerror)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Exhausted(f"layer {layer.digest}: no space left in the store{where}: free disk space or inodes")
+    if error.errno in _MALFORMED:
+        return BadImage(f"layer {layer.digest} {_MALFORMED[error.errno]}{where} ({detail})")
+    return StoreFailure(f"layer {layer.digest} could not be extracted{where}: {detail}")
