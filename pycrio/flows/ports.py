@@ -367,6 +367,12 @@ class Namespaces(Protocol):
     def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
         """uid and gid maps for a userns-mode annotation value (``auto:size=65536``)."""
 
+    def reserve_ids(self, uid_map: Sequence[IdMapping]) -> None:
+        """Book the ranges of a pod that is known from before a restart."""
+
+    def release_ids(self, uid_map: Sequence[IdMapping]) -> None:
+        """Give the ranges of a pod back."""
+
 
 class Cgroups(Protocol):
     """The control group tree under the chosen manager, v1 or v2."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pycrio.model.resources import Resources
-from pycrio.model.security import PodSecurity
+from pycrio.model.security import IdMapping, PodSecurity
 
 
 class PodState(Enum):
@@ -91,6 +91,8 @@ class PodRecord:
     log_directory: str = ""
     cgroup_parent: str = ""
     namespaces: dict[str, str] = field(default_factory=dict)
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
     ips: tuple[str, ...] = ()
     cni_result: str = ""
     infra_pid: int = 0

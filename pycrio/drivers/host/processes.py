@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import resource
 from collections.abc import Mapping
 
@@ -14,8 +13,9 @@ from pycrio._native.run import readable
 
 CAP_SYS_RESOURCE = 24
 _LIMITS = (
-    "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK"
-).split()
+    *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE"),
+    *("NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK"),
+)
 
 
 class Processes:
@@ -58,17 +58,9 @@ class Processes:
         return True
 
     def _open(self, pid: int, start_time: int) -> Fd | None:
-        """A pidfd of exactly that process: opened first and compared then, so that a reuse in between shows."""
-        if pid <= 0:
-            return None
-        try:
-            fd = Fd(os.pidfd_open(pid))
-        except OSError:
-            return None
-        if start_time and not proc.alive(pid, start_time):
-            fd.close()
-            return None
-        return fd
+        """A pidfd of exactly that process."""
+        fd = proc.open_process(pid, start_time or proc.start_time(pid)) if pid > 0 else None
+        return None if fd is None else Fd(fd)
 
     def ulimits(self) -> Mapping[str, tuple[int, int]]:
         """The daemon's own rlimits; unlimited is 2^64-1, as the OCI config writes it."""

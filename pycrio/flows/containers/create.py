@@ -135,7 +135,6 @@ async def _storage(node: Node, making: Making, undo: Undo) -> Making:
     """The read-write layer with its record in the shared store, mounted."""
     pod, rootfs = making.pod, node.host.rootfs
     m = pod.config.metadata
-    uids, gids = pod_options.user_maps(pod.config, node.host.namespaces)
     entry = StoreEntry(
         id=making.ident,
         names=(making.name,),
@@ -155,8 +154,8 @@ async def _storage(node: Node, making: Making, undo: Undo) -> Making:
         },
         mount_label=pod.selinux_mount_label,
         process_label=pod.selinux_process_label,
-        uid_map=uids,
-        gid_map=gids,
+        uid_map=pod.uid_map,
+        gid_map=pod.gid_map,
     )
     dirs = await rootfs.create(entry)
     undo.push("remove root file system", rootfs.remove, making.ident)

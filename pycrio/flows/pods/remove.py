@@ -44,6 +44,7 @@ async def _remove(node: Node, ident: str, deadline: float | None) -> None:
         await node.host.files.remove(posixpath.dirname(pod.run_dir))
         if not pod.config.log_directory:
             await node.host.files.remove(pod.log_directory)
+        node.host.namespaces.release_ids(pod.uid_map)
         node.host.security.release(Labels(pod.selinux_process_label, pod.selinux_mount_label))
         node.events.publish(Event(EventType.DELETED, ident, ident, now()))
         node.pods.remove(ident)

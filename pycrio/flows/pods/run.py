@@ -25,7 +25,7 @@ from pycrio.flows.undo import Undo
 from pycrio.model.event import Event, EventType
 from pycrio.model.ids import new_id, pod_name
 from pycrio.model.pod import DNSConfig, PodConfig, PodRecord
-from pycrio.model.security import NamespaceMode
+from pycrio.model.security import IdMapping, NamespaceMode
 from pycrio.obs import log as obslog
 from pycrio.obs.steps import StepTimer, steps
 
@@ -99,7 +99,8 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
                 privileged=config.security.privileged
                 or NamespaceMode.NODE in (namespaces.network, namespaces.pid, namespaces.ipc),
             )
-            pod = await _label(node, pod, undo)
+            pod = _mapped(node, pod, undo)
+            pod = _label(node, pod, undo)
             with timing.step("sandbox storage creation"):
                 pod = await _files(node, pod, undo)
             with timing.step("sandbox namespace creation"):
@@ -120,7 +121,21 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
     return ident
 
 
-async def _label(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
+def root_of(maps: tuple[IdMapping, ...]) -> int:
+    """The host id of the namespace's id 0; 0 without a map."""
+    return next((m.host_id for m in maps if m.container_id == 0), maps[0].host_id if maps else 0)
+
+
+def _mapped(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
+    """Id maps of the pod's user namespace, allocated once and kept in the record."""
+    uids, gids = user_maps(pod.config, node.host.namespaces)
+    if not uids:
+        return pod
+    undo.push("give id range back", node.host.namespaces.release_ids, uids)
+    return replace(pod, uid_map=uids, gid_map=gids)
+
+
+def _label(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     """SELinux labels; none for pods that share what labels would protect."""
     security = pod.config.security
     modes = security.namespaces
@@ -139,11 +154,7 @@ async def _label(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
 async def _files(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     """Run and log directories, hostname and resolv.conf, and the shm mount."""
     files, config = node.host.files, pod.config
-    owner = (0, 0)
-    if config.security.namespaces.userns is not None:
-        uids, gids = user_maps(config, node.host.namespaces)
-        if uids and gids:
-            owner = (uids[0].host_id, gids[0].host_id)
+    owner = (root_of(pod.uid_map), root_of(pod.gid_map))
     await files.make_dirs(pod.log_directory, 0o700)
     await files.make_dirs(pod.run_dir, 0o711)
     undo.push("remove run directory", files.remove, posixpath.dirname(pod.run_dir))
@@ -179,8 +190,7 @@ async def _namespaces(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
         kinds += ["net", "uts"]
     if modes.ipc is not NamespaceMode.NODE:
         kinds.append("ipc")
-    uids, gids = user_maps(pod.config, node.host.namespaces)
-    if uids or gids:
+    if pod.uid_map:
         kinds.append("user")
     if not kinds:
         return pod
@@ -189,9 +199,9 @@ async def _namespaces(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
             pod_id=pod.id,
             kinds=tuple(kinds),
             hostname=pod.hostname if "uts" in kinds else "",
-            sysctls=pod_sysctls(pod.config, node.host.options, gids),
-            uid_map=uids,
-            gid_map=gids,
+            sysctls=pod_sysctls(pod.config, node.host.options, pod.gid_map),
+            uid_map=pod.uid_map,
+            gid_map=pod.gid_map,
         )
     )
     undo.push("remove namespaces", node.host.namespaces.remove, list(pins.values()))
