@@ -2,6 +2,7 @@ from types import TracebackType
 
 class NativeError(OSError):
     step: str
+    detail: str
     def __init__(self, code: int, step: str, path: str | None = None) -> None: ...
 
 def live_handles() -> dict[str, int]: ...

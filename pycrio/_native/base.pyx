@@ -10,10 +10,12 @@ class NativeError(OSError):
     """A step of the compiled core failed.
 
     ``errno``, ``strerror`` and ``filename`` are those of OSError; ``step`` names the step (a system call or a
-    phase), so that a message can say what was being done and to what.
+    phase), so that a message can say what was being done and to what. ``detail`` is what the kernel said about it in
+    words, where it does (mounts); else empty.
     """
 
     step: str
+    detail: str = ""
 
     def __init__(self, code, step, path=None):
         super().__init__(code, _os.strerror(code), path or None)
@@ -21,7 +23,8 @@ class NativeError(OSError):
 
     def __str__(self):
         where = f" {self.filename!r}" if self.filename else ""
-        return f"{self.step}{where}: {self.strerror}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.step}{where}: {self.strerror}{detail}"
 
     def __reduce__(self):
         return (NativeError, (self.errno, self.step, self.filename))
