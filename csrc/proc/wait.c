@@ -110,7 +110,7 @@ static bool field(const char **at, const char *end, bool negative_ok, unsigned l
 int pc_parse_stat(const char *text, size_t n, struct pc_stat *ret_stat) {
         /* "pid (comm) S ppid …": comm may hold anything, blanks and brackets too; nothing after it has a bracket. */
         const char *end = text + n, *at = memrchr(text, ')', n);
-        if (!at || end - at < 4 || at[1] != ' ' || at[3] != ' ')
+        if (!at || end - at < 4 || at[1] != ' ' || at[2] < 'A' || at[2] > 'z' || at[3] != ' ')
                 return -EBADMSG;
         struct pc_stat st = {.state = at[2]};
         at += 4;

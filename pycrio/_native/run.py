@@ -7,6 +7,7 @@ child; works in any thread that has a running loop. Every child is reaped by its
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal as signals
 import sys
@@ -187,7 +188,9 @@ class Child:
 def _delivered(send: Callable[[], None]) -> bool:
     try:
         send()
-    except ProcessLookupError:
+    except NativeError as error:
+        if error.errno != errno.ESRCH:
+            raise
         return False
     return True
 
