@@ -1,0 +1,224 @@
+"""What every call has in common: request id, log lines, metric, deadline, error class to gRPC status, cancellation.
+
+A caller's deadline ends the caller's wait, not a flow that makes or removes something: those run shielded and keep or
+undo what they finish (``SHIELDED``). Every other flow is cancelled with its caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import urllib.parse
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from pycrio import errors
+from pycrio.api.describe import describe
+from pycrio.obs import log as obslog
+from pycrio.obs.metrics import metrics
+
+log = obslog.get("api")
+
+T = TypeVar("T")
+Code = grpc.StatusCode
+Unary = Callable[[Any, float | None], Coroutine[Any, Any, Message | bytes]]
+Stream = Callable[[Any, float | None], AsyncGenerator[Message | bytes, None]]
+
+CODES: dict[type[BaseException], Code] = {
+    errors.NotFound: Code.NOT_FOUND,
+    errors.Ambiguous: Code.NOT_FOUND,
+    errors.InvalidRequest: Code.INVALID_ARGUMENT,
+    errors.AlreadyExists: Code.ALREADY_EXISTS,
+    errors.WrongState: Code.FAILED_PRECONDITION,
+    errors.InUse: Code.FAILED_PRECONDITION,
+    errors.Busy: Code.ABORTED,
+    errors.Denied: Code.PERMISSION_DENIED,
+    errors.Unsupported: Code.UNIMPLEMENTED,
+    errors.Exhausted: Code.RESOURCE_EXHAUSTED,
+    errors.Timeout: Code.DEADLINE_EXCEEDED,
+    errors.Unavailable: Code.UNAVAILABLE,
+    # The kubelet takes the code away only from UNKNOWN errors of a pull and then compares the beginning of the text
+    # with these names: any other code would hide them.
+    errors.SignatureInvalid: Code.UNKNOWN,
+    errors.RegistryUnavailable: Code.UNKNOWN,
+    errors.ImageMountFailed: Code.UNKNOWN,
+    # Everything else that is foreseen: text for people, no code that a client could act upon.
+    errors.PycrioError: Code.UNKNOWN,
+}
+"""The one table from failure to status; the class nearest to the failure's own counts."""
+
+SHIELDED = frozenset(
+    {
+        "RunPodSandbox",
+        "StopPodSandbox",
+        "RemovePodSandbox",
+        "CreateContainer",
+        "StartContainer",
+        "StopContainer",
+        "RemoveContainer",
+        "UpdateContainerResources",
+        "UpdatePodSandboxResources",
+        "ReopenContainerLog",
+        "CheckpointContainer",
+        "RemoveImage",
+    }
+)
+"""Calls whose flow outlives its caller. PullImage is not among them: the flow itself counts who still waits."""
+
+_WORTH_A_WARNING = frozenset({Code.UNKNOWN, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+_DETAILS = 4096
+"""Bytes of an error's text, percent-encoded as it travels: HTTP/2 peers refuse trailers of 8 KiB and more."""
+
+
+def status_of(error: BaseException) -> tuple[Code, str]:
+    """Status code and text for a failure."""
+    for kind in type(error).__mro__:
+        code = CODES.get(kind)
+        if code is not None:
+            return code, _details(str(error))
+    return Code.INTERNAL, _details(f"unforeseen failure in pycrio, see its log: {type(error).__name__}: {error}")
+
+
+def parse(kind: type[T], raw: bytes) -> T:
+    """The request in its bytes; InvalidRequest when they are none."""
+    try:
+        request: T = kind.FromString(raw)  # type: ignore[attr-defined]
+    except DecodeError as e:
+        raise errors.InvalidRequest(f"the request is not a {kind.__name__}: {e}") from e
+    return request
+
+
+class Boundary:
+    """Wraps calls into gRPC handlers, and knows the flows that go on without their callers."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def unary(self, path: str, kind: type[Message], call: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler for a call with one answer; ``path`` is ``/service/Method``."""
+        name = path.rpartition("/")[2]
+        shielded = name in SHIELDED
+
+        async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            began = time.perf_counter()
+            failed = True
+            try:
+                with obslog.bind(id=str(uuid.uuid4()), name=path):
+                    request = await _checked(context, kind, raw)
+                    flow = call(request, context.time_remaining())
+                    answer = await _answered(context, self.shield(flow) if shielded else flow)
+                    failed = False
+                    return answer
+            finally:
+                metrics.operation(name, time.perf_counter() - began, failed)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def stream(self, path: str, kind: type[Message], call: Stream) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler for a call with any number of answers."""
+
+        async def send(request: Message, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            async with contextlib.aclosing(call(request, context.time_remaining())) as answers:
+                async for answer in answers:
+                    await context.write(answer if isinstance(answer, bytes) else answer.SerializeToString())
+            return b""
+
+        async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            with obslog.bind(id=str(uuid.uuid4()), name=path):
+                request = await _checked(context, kind, raw)
+                await _answered(context, send(request, context))
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    async def shield(self, flow: Coroutine[Any, Any, T]) -> T:
+        """Await a flow that goes on when the waiting ends; how it then ends is logged."""
+        task = asyncio.get_running_loop().create_task(flow)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_finished_alone)
+            raise
+
+    async def drain(self, grace: float) -> int:
+        """Wait until the flows that go on alone have ended, ``grace`` seconds at most; how many are left."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        return len(self._running)
+
+
+async def _checked(context: grpc.aio.ServicerContext[bytes, bytes], kind: type[Message], raw: bytes) -> Message:
+    """The decoded request, logged; the call is aborted when it is none."""
+    try:
+        request = parse(kind, raw)
+    except errors.InvalidRequest as e:
+        await _abort(context, e)
+        raise
+    if log.enabled(obslog.DEBUG):
+        log.debug(f"Request: {describe(request)}")
+    return request
+
+
+async def _answered(context: grpc.aio.ServicerContext[bytes, bytes], flow: Awaitable[Message | bytes]) -> bytes:
+    """The serialised answer, logged; the call is aborted when the flow fails."""
+    try:
+        answer = await flow
+    except asyncio.CancelledError:
+        log.debug("Request cancelled: its caller has left or its deadline has passed")
+        raise
+    except Exception as e:
+        await _abort(context, e)
+        raise
+    if log.enabled(obslog.DEBUG):
+        log.debug(f"Response: {f'{len(answer)} bytes' if isinstance(answer, bytes) else describe(answer)}")
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
+async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception) -> None:
+    """End the call with the error's status (raises)."""
+    code, text = status_of(error)
+    if code is Code.INTERNAL:
+        log.exception("Unforeseen failure")
+    elif code in _WORTH_A_WARNING:
+        log.warning("Request failed", code=code.name, error=text)
+    else:
+        log.debug(f"Response error: {text}", code=code.name)
+    await context.abort(code, text)
+
+
+def _finished_alone(task: asyncio.Task[Any]) -> None:
+    """Log how a flow ended whose caller had left."""
+    if task.cancelled():
+        log.warning("Flow of a caller that had left was cancelled")
+    elif (error := task.exception()) is None:
+        log.info("Flow of a caller that had left has finished")
+    elif isinstance(error, errors.PycrioError):
+        log.warning("Flow of a caller that had left has failed", error=str(error))
+    else:
+        log.error("Flow of a caller that had left has failed unforeseen", error=f"{type(error).__name__}: {error}")
+
+
+def _details(text: str) -> str:
+    """A text that fits the trailers, cut in the middle: both what failed and the last words of a program matter."""
+    if _travelling(text) <= _DETAILS:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        half = (low + high + 1) // 2
+        low, high = (half, high) if _travelling(_cut(text, half)) <= _DETAILS else (low, half - 1)
+    return _cut(text, low)
+
+
+def _cut(text: str, kept: int) -> str:
+    tail = kept // 2
+    return f"{text[: kept - tail]} … {text[len(text) - tail :]}"
+
+
+def _travelling(text: str) -> int:
+    return len(urllib.parse.quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="replace"))

@@ -1,0 +1,36 @@
+"""From the services' descriptors to gRPC handlers: the calls come from the proto, so none can be forgotten."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+import grpc
+
+from pycrio.api._pb import api_pb2 as pb
+from pycrio.api.boundary import Boundary
+
+
+class Service(Protocol):
+    """An object with a method for each call of a service, named in snake case: ``(request, remaining) → answer``, or
+    an asynchronous iterator of answers. ``remaining`` is the caller's patience in seconds, None without a deadline."""
+
+    @property
+    def service(self) -> str:
+        """The service's name in the proto."""
+
+
+def snake(name: str) -> str:
+    """``StreamPodSandboxes`` → ``stream_pod_sandboxes``."""
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+def handlers(service: Service, boundary: Boundary) -> grpc.GenericRpcHandler[Any, Any]:
+    """Handlers for every call of a service; AttributeError when it lacks one."""
+    descriptor = pb.DESCRIPTOR.services_by_name[service.service]
+    table: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for method in descriptor.methods:
+        wrap = boundary.stream if method.server_streaming else boundary.unary
+        path = f"/{descriptor.full_name}/{method.name}"
+        table[method.name] = wrap(path, getattr(pb, method.input_type.name), getattr(service, snake(method.name)))
+    return grpc.method_handlers_generic_handler(descriptor.full_name, table)
