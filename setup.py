@@ -42,11 +42,16 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     # -O2 after the common -Os: the log path is a hot loop
     "pycrio-monitor": (("monitor", "logmux"), ("-O2", f'-DPC_VERSION="{VERSION}"'), ("-static",)),
-    "pycrio-nsexec": (("nsexec",), (), ("-static",)),
+    "pycrio-nsexec": (("nsexec",), (f'-DPC_VERSION="{VERSION}"',), ("-static",)),
     "pycrio-pause": (
         ("pause",),
-        ("-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
-        ("-static", "-nostdlib", "-nostartfiles"),
+        (
+            "-ffreestanding",
+            "-fno-stack-protector",
+            "-fno-asynchronous-unwind-tables",
+            f'-DPC_VERSION="{VERSION}"',
+        ),
+        ("-static", "-nostdlib", "-nostartfiles", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"),
     ),
 }
 

@@ -114,10 +114,9 @@ static int probe_main(void *arg) {
 
 int pc_mount_probe(const char *dir, int userns, uint64_t *ret_features, struct pc_err *reterr) {
         bool features[PC_MF_COUNT] = {false};
-        int at = (int) PC_SYS(openat, AT_FDCWD, dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-        if (at < 0)
-                return pc_fail(reterr, at, "open", dir);
-        _cleanup_fd_ int fd = at;
+        _cleanup_fd_ int fd = (int) PC_SYS(openat, AT_FDCWD, dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+        if (fd < 0)
+                return pc_fail(reterr, fd, "open", dir);
         _cleanup_free_ char *stack = malloc(STACK);
         if (!stack)
                 return pc_fail(reterr, ENOMEM, "malloc", NULL);
