@@ -23,6 +23,7 @@ class Listener:
         """Listen on ``path`` (parents are made with mode 0755). AlreadyExists when somebody answers there, ConfigError
         when the path cannot be used."""
         _check_length(path)
+        _check_length(_beside(path))
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
             _refuse_live(path)
@@ -85,17 +86,26 @@ def _refuse_live(path: str) -> None:
 def _bind(path: str) -> tuple[socket.socket, int]:
     """Bind beside the path and rename over it, so that clients never meet a socket that is not listening yet or has
     the wrong mode; the socket and its inode."""
-    beside = os.path.join(os.path.dirname(path), f".s{os.getpid()}")
+    beside = _beside(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         listener.bind(beside)
-        os.chmod(beside, MODE)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        os.rename(beside, path)
-        return listener, os.lstat(path).st_ino
+        try:
+            os.chmod(beside, MODE)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+            inode = os.lstat(beside).st_ino
+            os.rename(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
     except BaseException:
         listener.close()
         raise
+    return listener, inode
+
+
+def _beside(path: str) -> str:
+    return os.path.join(os.path.dirname(path), f".s{os.getpid()}")
