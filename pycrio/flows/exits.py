@@ -74,7 +74,7 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
     node.containers.put(ended)
     node.live(container.id).exited.set()
     if oom:
-        metrics.oom(container.name)
+        metrics.container_oom(container.name)
     node.events.publish(Event(EventType.STOPPED, container.pod_id, container.id, report.at))
     log.info("Container exited", id=container.id, code=report.exit_code, reason=ended.reason)
     try:

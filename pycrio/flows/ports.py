@@ -146,6 +146,9 @@ class Rootfs(Protocol):
     async def entries(self) -> Sequence[StoreEntry]:
         """Every container of the store that belongs to us (its metadata has pod-name and pod-id)."""
 
+    async def known(self, container_id: str) -> bool:
+        """True when the store has a container of that id, whoever made it."""
+
 
 # --- processes --------------------------------------------------------------------------------------------------
 
@@ -398,6 +401,9 @@ class Cgroups(Protocol):
     async def processes(self, path: str) -> Sequence[int]:
         """Pids in a group and below; empty when it is gone."""
 
+    async def sweep(self, valid: Sequence[str]) -> None:
+        """Remove empty groups of pods and containers (``crio-<id>``) whose id is not in ``valid``."""
+
     def controllers(self) -> frozenset[str]:
         """Controllers that are mounted and usable (``memory``, ``pids``, ``hugetlb`` …)."""
 
@@ -493,6 +499,9 @@ class Files(Protocol):
 
     async def check_dir(self, path: str) -> bool:
         """True when the host path is a directory."""
+
+    async def names(self, path: str) -> Sequence[str]:
+        """Names in a directory, sorted; empty when absent."""
 
 
 class Mounts(Protocol):

@@ -31,7 +31,7 @@ from pycrio.model.image import StoredImage
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig, PodRecord
 from pycrio.obs import log as obslog
-from pycrio.obs.steps import steps
+from pycrio.obs import steps
 from pycrio.spec import users
 from pycrio.spec.build import build
 
@@ -85,14 +85,14 @@ async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: P
 async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str) -> str:
     host = node.host
     handler = host.handlers.get(pod.handler)
-    with steps.flow("CreateContainer", name) as timing:
+    with steps.flow("CreateContainer", name):
         async with Undo("create container") as undo:
             ident = new_id()
             node.names.reserve(name, ident)
             undo.push("release name", node.names.release, name, ident)
-            with timing.step("container image"):
+            with steps.step("container image"):
                 image = await _image(node, config, pod)
-            with timing.step("container storage creation"):
+            with steps.step("container storage creation"):
                 making = await _storage(
                     node,
                     Making(
@@ -108,9 +108,9 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
                     ),
                     undo,
                 )
-            with timing.step("container spec configuration"):
+            with steps.step("container spec configuration"):
                 record = await _bundle(node, making, undo)
-            with timing.step("container runtime creation"):
+            with steps.step("container runtime creation"):
                 record = await _runtime(node, making, record, undo)
             if not node.pods.get(pod.id).ready:
                 raise WrongState(f"CreateContainer failed as the sandbox was stopped: {pod.id}")

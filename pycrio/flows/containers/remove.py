@@ -37,7 +37,7 @@ async def _remove(node: Node, container: ContainerRecord, deadline: float | None
         node.containers.remove(container.id)
         node.names.release(container.name, container.id)
         node.forget_live(container.id)
-        metrics.forget_container(container.name)
+        metrics.container_removed(container.name)
     log.info("Removed container", id=container.id)
 
 

@@ -10,7 +10,7 @@ from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerState
 from pycrio.model.event import Event, EventType
 from pycrio.obs import log as obslog
-from pycrio.obs.steps import steps
+from pycrio.obs import steps
 
 log = obslog.get("container")
 
@@ -25,7 +25,7 @@ async def start(node: Node, ident: str) -> None:
         if container.state is not ContainerState.CREATED:
             raise WrongState(f"container {container.id} is not in created state: {container.state.name.lower()}")
         handler = node.host.handlers.get(container.handler)
-        with steps.flow("StartContainer", container.name) as timing, timing.step("start"):
+        with steps.flow("StartContainer", container.name), steps.step("start"):
             failure: PycrioError | None = None
             try:
                 await node.host.runtime.start(handler, container.id)

@@ -13,14 +13,14 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from pycrio.errors import Exhausted, InvalidRequest, PycrioError, RegistryError, Timeout
+from pycrio.errors import Exhausted, InvalidRequest, PycrioError, Timeout
 from pycrio.flows.node_state import Node
 from pycrio.flows.undo import Undo
 from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage, UnpackedLayer
 from pycrio.model.pod import PodConfig
 from pycrio.obs import log as obslog
+from pycrio.obs import steps
 from pycrio.obs.metrics import metrics
-from pycrio.obs.steps import steps
 
 log = obslog.get("pull")
 PIPE_BYTES = 1 << 20
@@ -35,7 +35,7 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
     try:
         image_id = await node.pulling.run(key, lambda: _pull(node, spec.image, credentials, namespace))
     except PycrioError as e:
-        metrics.pull_failed(e.code if isinstance(e, RegistryError) else "", str(e))
+        metrics.pull_failed(e)
         raise
     metrics.pull_succeeded()
     return image_id
@@ -43,20 +43,20 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
 
 async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str) -> str:
     host = node.host
-    with steps.flow("PullImage", name) as timing:
-        with timing.step("resolve"):
+    with steps.flow("PullImage", name):
+        with steps.step("resolve"):
             image = await host.registry.resolve(name, credentials, namespace)
         chain = host.layers.chain_ids([layer.diff_id for layer in image.layers])
         size = 0
         async with Undo("pull image") as undo:
-            with timing.step("layers"):
+            with steps.step("layers"):
                 present = await host.layers.present(chain)
                 # A layer is reusable only below a complete parent, so what is missing is a tail of the chain.
                 have = next((i for i, ident in enumerate(chain) if ident not in present), len(chain))
                 for layer in image.layers[:have]:
                     metrics.layer_reused(layer.digest)
                 staged = await _unpack_all(node, image, image.layers[have:], undo)
-            with timing.step("commit"):
+            with steps.step("commit"):
                 for index, unpacked in enumerate(staged, start=have):
                     await host.layers.commit(unpacked, chain[index], chain[index - 1] if index else "")
                     size += unpacked.diff_size
@@ -126,5 +126,5 @@ async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescript
             task.cancel()
         await asyncio.wait({fetching, unpacking})
         os.close(source)
-    metrics.layer_pulled(done)
+    metrics.pulled_blob(done)
     return result

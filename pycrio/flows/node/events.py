@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
+from pycrio.flows.views import EventView
 from pycrio.model.event import Event
 from pycrio.obs.metrics import metrics
+
+if TYPE_CHECKING:
+    from pycrio.flows.node_state import Node
 
 LIMIT = 1000
 
@@ -34,3 +39,22 @@ class Bus:
                 yield await queue.get()
         finally:
             self._listeners.discard(queue)
+
+
+async def subscribe(node: Node) -> AsyncIterator[EventView]:
+    """Events with the pod and its containers as they are now; nothing unless ``enable_pod_events`` is on.
+
+    The last event of a pod comes after its record went; it then carries the pod as it was.
+    """
+    if not node.host.options.enable_pod_events:
+        return
+    last: dict[str, EventView] = {}
+    async for event in node.events.listen():
+        pod = node.pods.resolve(event.pod_id)
+        if pod is not None:
+            view = EventView(event, pod, tuple(node.containers_of(pod.id)))
+            last[pod.id] = view
+        else:
+            known = last.pop(event.pod_id, None)
+            view = EventView(event, known.pod if known else None, known.containers if known else ())
+        yield view

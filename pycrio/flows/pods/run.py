@@ -27,7 +27,7 @@ from pycrio.model.ids import new_id, pod_name
 from pycrio.model.pod import DNSConfig, PodConfig, PodRecord
 from pycrio.model.security import IdMapping, NamespaceMode
 from pycrio.obs import log as obslog
-from pycrio.obs.steps import StepTimer, steps
+from pycrio.obs import steps
 
 log = obslog.get("pod")
 LABEL_LIMIT = 4096
@@ -77,9 +77,9 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
     parent = host.cgroups.check_parent(config.cgroup_parent)
     namespaces = config.security.namespaces
     host_network = namespaces.network is NamespaceMode.NODE
-    with steps.flow("RunPodSandbox", name) as timing:
+    with steps.flow("RunPodSandbox", name):
         if not host_network:
-            with timing.step("sandbox network ready"):
+            with steps.step("sandbox network ready"):
                 await host.network.ready()
         async with Undo("run pod") as undo:
             ident = new_id()
@@ -101,12 +101,12 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
             )
             pod = _mapped(node, pod, undo)
             pod = _label(node, pod, undo)
-            with timing.step("sandbox storage creation"):
+            with steps.step("sandbox storage creation"):
                 pod = await _files(node, pod, undo)
-            with timing.step("sandbox namespace creation"):
+            with steps.step("sandbox namespace creation"):
                 pod = await _namespaces(node, pod, undo)
-            pod = await _network(node, pod, undo, timing)
-            with timing.step("sandbox container runtime creation"):
+            pod = await _network(node, pod, undo)
+            with steps.step("sandbox container runtime creation"):
                 await host.cgroups.make_pod(parent, ident)
                 undo.push("remove cgroup", host.cgroups.remove_pod, parent, ident)
                 if infra.needed(pod, host.options, handler):
@@ -222,10 +222,10 @@ def network_request(pod: PodRecord, cgroup_path: str) -> NetworkRequest:
     )
 
 
-async def _network(node: Node, pod: PodRecord, undo: Undo, timing: StepTimer) -> PodRecord:
+async def _network(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     if pod.config.security.namespaces.network is NamespaceMode.NODE:
         return pod
-    with timing.step("sandbox network creation"):
+    with steps.step("sandbox network creation"):
         request = network_request(pod, pod.cgroup_parent)
         undo.push("detach network", node.host.network.delete, request)
         result = await node.host.network.add(request)

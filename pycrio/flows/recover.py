@@ -1,0 +1,139 @@
+"""After a restart: the records against what the host shows.
+
+1. Read the records; what cannot be read is removed from the host as far as its name says what it was.
+2. Containers whose process is gone have ended: with the monitor's report, or without one.
+3. Pods whose init or namespaces are gone are not ready.
+4. What belongs to no record is garbage of flows that were cut off: store containers, pins, cgroups of pods, host
+   ports, CNI attachments, bundles in the runtime, staging of layers. It is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from collections.abc import Awaitable
+from dataclasses import replace
+
+from pycrio.errors import PycrioError
+from pycrio.flows import exits
+from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods.run import network_request
+from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
+from pycrio.model.pod import PodRecord
+from pycrio.obs import log as obslog
+
+log = obslog.get("recover")
+AT_ONCE = 16
+
+
+async def recover(node: Node) -> None:
+    """Bring records and host together. What fails for one object is logged, not raised: the janitor meets it."""
+    for table in (node.pods, node.containers):
+        for ident, error in table.load():
+            log.error("Record is unreadable, its object is removed", id=ident, error=str(error))
+            table.forget(ident)
+    for pod in node.pods:
+        node.names.reserve(pod.name, pod.id)
+        node.host.namespaces.reserve_ids(pod.uid_map)
+    for container in node.containers:
+        if container.pod_id not in node.pods:
+            log.warning("Container's pod sandbox is gone, removing it", id=container.id)
+            node.containers.remove(container.id)
+            continue
+        node.names.reserve(container.name, container.id)
+    limit = asyncio.Semaphore(AT_ONCE)
+    await asyncio.gather(*(_bounded(limit, _container(node, c)) for c in node.containers))
+    await asyncio.gather(*(_bounded(limit, _pod(node, p)) for p in node.pods))
+    log.info("Recovered", pods=len(node.pods), containers=len(node.containers))
+
+
+async def _bounded(limit: asyncio.Semaphore, work: Awaitable[None]) -> None:
+    async with limit:
+        try:
+            await work
+        except PycrioError as e:
+            log.error("Object not recovered, going on", error=str(e))
+
+
+async def _container(node: Node, container: ContainerRecord) -> None:
+    if container.state is ContainerState.EXITED:
+        node.live(container.id).exited.set()
+        return
+    report = await node.host.monitors.exit_of(container.id, container.persist_dir)
+    if report is not None:
+        await exits.handle(node, report)
+    elif not node.host.processes.alive(container.pid, container.pid_start_time):
+        log.warning("Container ended while nobody watched", id=container.id)
+        await exits.handle(node, ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
+    elif not node.host.processes.alive(container.monitor_pid, container.monitor_start_time):
+        log.warning("Container's monitor is gone, its end will be noticed by its process", id=container.id)
+
+
+async def _pod(node: Node, pod: PodRecord) -> None:
+    if not pod.ready:
+        return
+    pins = await node.host.namespaces.pins()
+    lost = [path for path in pod.namespaces.values() if path not in pins]
+    init_gone = pod.infra_pid and not node.host.processes.alive(pod.infra_pid, pod.infra_start_time)
+    if lost or init_gone:
+        log.warning("Pod sandbox lost its namespaces or its init, it is not ready", id=pod.id, lost=",".join(lost))
+        node.pods.put(replace(pod, ready=False, stopped_at=now()))
+
+
+async def collect_garbage(node: Node) -> None:
+    """Remove what belongs to no record. Runs once after ``recover``, before anything new is made."""
+    host = node.host
+    for step in (
+        _store_entries(node),
+        _pins(node),
+        host.hostports.sweep([p.id for p in node.pods if p.network_ready]),
+        _network(node),
+        _run_directories(node),
+        host.cgroups.sweep([*(p.id for p in node.pods), *(c.id for c in node.containers)]),
+    ):
+        try:
+            await step
+        except PycrioError as e:
+            log.warning("Garbage of an earlier run not removed, going on", error=str(e))
+    removed = await host.layers.garbage()
+    if removed:
+        log.info("Removed unfinished layers", count=removed)
+
+
+async def _store_entries(node: Node) -> None:
+    for entry in await node.host.rootfs.entries():
+        if entry.id in node.containers or entry.id in node.pods:
+            continue
+        log.info("Removing container without a record", id=entry.id, name=entry.names[0] if entry.names else "")
+        for handler in node.host.handlers.all():
+            await node.host.runtime.delete(handler, entry.id)
+        await node.host.monitors.forget_exit(entry.id)
+        await node.host.rootfs.remove(entry.id)
+
+
+async def _pins(node: Node) -> None:
+    known = {path for p in node.pods for path in p.namespaces.values()}
+    stale = [path for path in await node.host.namespaces.pins() if path not in known]
+    if stale:
+        log.info("Removing namespaces without a pod", count=len(stale))
+        await node.host.namespaces.remove(stale)
+
+
+async def _network(node: Node) -> None:
+    await node.host.network.gc([network_request(p, p.cgroup_parent) for p in node.pods if p.network_ready])
+
+
+async def _run_directories(node: Node) -> None:
+    """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
+    base = posixpath.join(node.host.options.run_root, "overlay-containers")
+    for name in await node.host.files.names(base):
+        if name in node.pods or name in node.containers:
+            continue
+        foreign = not await node.host.files.check_dir(f"{base}/{name}/userdata")
+        if foreign or await node.host.rootfs.known(name):
+            continue
+        for handler in node.host.handlers.all():
+            await node.host.runtime.delete(handler, name)
+        for mount in await node.host.mounts.below(f"{base}/{name}"):
+            await node.host.mounts.unmount(mount)
+        await node.host.files.remove(f"{base}/{name}")
