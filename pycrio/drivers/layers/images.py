@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pycrio._native.pools import offload
 from pycrio.drivers.layers.files import data_file, make_dir, read_file, remove_tree, write_atomic
 from pycrio.drivers.layers.index import Index, View
 from pycrio.drivers.layers.overlay import Overlay
@@ -19,7 +18,7 @@ from pycrio.drivers.layers.records import ZERO_TIME, ImageRecord, format_time, p
 from pycrio.drivers.layers.removal import Trash, delete_layers, superfluous
 from pycrio.drivers.layers.settings import DRIVER, Settings
 from pycrio.drivers.layers.table import Edit, Rows
-from pycrio.drivers.layers.turn import Turn
+from pycrio.drivers.layers.turn import Turn, look
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import Denied, InUse, NotFound, StoreFailure
 from pycrio.model.image import ImageConfig, RemoteImage, StoredImage
@@ -56,7 +55,7 @@ class Images:
         """Every image, those of additional stores included. The same objects come back while nothing changes."""
         view = self._index.fresh()
         if view is None or self._last is None or not _same(view, self._last[0]):
-            return await offload("store", self._all)
+            return await look(self._all)
         return self._last[1]
 
     def _all(self) -> Sequence[StoredImage]:
@@ -79,7 +78,7 @@ class Images:
             parsed = self._parsed.get(found[0].id)
             if parsed is not None and parsed.record == found[0]:
                 return self._image(view, *found)
-        return await offload("store", self._find, names, ident)
+        return await look(lambda: self._find(names, ident))
 
     def _find(self, names: Sequence[str], ident: str) -> StoredImage | None:
         view = self._index.view()
@@ -131,9 +130,10 @@ class Images:
         found = view.image(image_id)
         if found is None:
             raise NotFound("image", image_id)
-        if key not in found[0].data_names:
+        record = found[0]
+        if key not in record.data_names:
             raise NotFound("image data", key, f"image {image_id} has no such item")
-        return await offload("store", self._data, found[0], key)
+        return await look(lambda: self._data(record, key))
 
     async def users(self, image_id: str) -> Sequence[str]:
         """Ids of the store's containers that use the image."""
@@ -141,7 +141,7 @@ class Images:
 
     async def disk_use(self) -> tuple[FsUsage, FsUsage]:
         """Use of the image file system and of the container file system."""
-        return await offload("store", self._disk_use)
+        return await look(self._disk_use)
 
     def _disk_use(self) -> tuple[FsUsage, FsUsage]:
         return self._usage.file_systems(self._index.view())

@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pycrio._native.pools import offload
 from pycrio.drivers.layers.locks import LockFile, LockSet
 from pycrio.drivers.layers.records import ContainerRecord, ImageRecord, LayerRecord, MountRecord
 from pycrio.drivers.layers.settings import DRIVER, Settings
 from pycrio.drivers.layers.table import File, Rows, Table
+from pycrio.drivers.layers.turn import look
 from pycrio.errors import StoreFailure
 
 STABLE, VOLATILE, IMAGE_STORE = 0, 1, 2
@@ -226,7 +226,7 @@ class Index:
     async def current(self) -> View:
         """The current view: at once when nothing changed, else after reading in the pool."""
         view = self.fresh()
-        return view if view is not None else await offload("store", self.view)
+        return view if view is not None else await look(self.view)
 
     def close(self) -> None:
         """Close all lock files."""

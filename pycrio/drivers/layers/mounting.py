@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Protocol, cast
 
 from pycrio.drivers.layers.files import make_dir
@@ -57,8 +56,8 @@ class Kernel(Protocol):
     def is_mountpoint(self, path: str) -> bool:
         """True when something is mounted on a path."""
 
-    def probe(self) -> Mapping[str, bool]:
-        """What the kernel offers."""
+    def probe(self, dir: str = "/", userns_fd: int = -1) -> Mapping[str, bool]:
+        """What the kernel offers on the file system of a directory."""
 
     def hold_userns(self, uid_map: Sequence[IdTriple], gid_map: Sequence[IdTriple]) -> Owner:
         """A user namespace with these maps (container id, host id, count)."""
@@ -68,8 +67,9 @@ class NativeKernel:
     """The compiled core as a Kernel; loaded on first use."""
 
     def __getattr__(self, name: str) -> object:
-        module = import_module(f"pycrio._native.{'ns' if name == 'hold_userns' else 'mounts'}")
-        value: object = getattr(module, name)
+        from pycrio._native import mounts, ns
+
+        value: object = getattr(ns if name == "hold_userns" else mounts, name)
         setattr(self, name, value)
         return value
 
@@ -77,6 +77,10 @@ class NativeKernel:
 def native_kernel() -> Kernel:
     """The real thing."""
     return cast(Kernel, NativeKernel())
+
+
+# Any shift will do to ask whether shifting works.
+_PROBE_MAP = ((0, 100000, 65536),)
 
 
 class Mounter:
@@ -89,9 +93,13 @@ class Mounter:
         self._probed: Mapping[str, bool] | None = None
 
     def offers(self, feature: str) -> bool:
-        """Whether the kernel has a feature (``volatile``, ``idmap`` …), looked up once."""
+        """Whether the kernel and the store's file system have a feature (``volatile``, ``overlay_idmap`` …)."""
         if self._probed is None:
-            self._probed = self._kernel.probe()
+            userns = self._kernel.hold_userns(_PROBE_MAP, _PROBE_MAP)
+            try:
+                self._probed = self._kernel.probe(self._settings.image_home, userns.fileno())
+            finally:
+                userns.close()
         return bool(self._probed.get(feature))
 
     def ensure_home(self) -> None:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pycrio.drivers.layers.files import make_dir, rename, write_atomic
+from pycrio.drivers.layers.files import make_dir, remove_tree, rename, write_atomic
 from pycrio.drivers.layers.settings import Settings
 from pycrio.errors import StoreFailure, Unsupported
 from pycrio.model.security import IdMapping
@@ -211,8 +211,7 @@ class Overlay:
 
     def clear_volatile(self, path: str) -> None:
         """Remove the mark of an unclean unmount: a volatile layer is used as it is, or not at all."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(f"{path}/work/work/incompat/volatile")
+        remove_tree(f"{path}/work/work/incompat/volatile")
 
     def renew_target(self, path: str) -> None:
         """Put a fresh directory in the place of an unmounted mount point, so that nobody's stale mount sticks to it."""

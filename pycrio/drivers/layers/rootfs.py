@@ -19,7 +19,7 @@ from pycrio.drivers.layers.records import ContainerRecord, LayerRecord, MountRec
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.table import Edit
-from pycrio.drivers.layers.turn import Turn
+from pycrio.drivers.layers.turn import Turn, look
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import (
     AlreadyExists,
@@ -197,7 +197,7 @@ class Rootfs:
             if layer is None:
                 raise StoreFailure(f"container {container_id} lost its layer {container.layer}: remove the container")
             shifted = bool(layer.uidmap or layer.gidmap)
-            if shifted and not self._mounter.offers("idmap"):
+            if shifted and not self._mounter.offers("overlay_idmap"):
                 raise Unsupported("this kernel has no id-mapped mounts below overlay, which user namespaces need")
             volatile = container.volatile and self._mounter.offers("volatile")
             options = container.flags.get("MountOpts")
@@ -209,8 +209,8 @@ class Rootfs:
                         mounts.put(MountRecord(id=layer.id, path=plan.target, count=1))
                         mounts.save()
                     return plan.target
-                self._mounter.ensure_home()
                 try:
+                    self._mounter.ensure_home()
                     self._mounter.mount(plan, layer.uidmap, layer.gidmap)
                 except OSError as e:
                     raise StoreFailure(f"container {container_id}: its root file system cannot be mounted: {e}") from e
@@ -304,7 +304,8 @@ class Rootfs:
         container = (await self._index.current()).containers.by_id.get(container_id)
         if container is None:
             return None
-        found = await offload("store", self._usage.tree, f"{self._settings.home}/{container.layer}/diff")
+        diff = f"{self._settings.home}/{container.layer}/diff"
+        found = await look(lambda: self._usage.tree(diff))
         if found is None:
             return None
         place = self._settings.containers_dir if self._settings.image_store else self._settings.images_dir

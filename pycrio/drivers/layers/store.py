@@ -14,7 +14,7 @@ from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.rootfs import Rootfs
 from pycrio.drivers.layers.settings import Settings
-from pycrio.drivers.layers.turn import Turn, settle
+from pycrio.drivers.layers.turn import Turn, guarded, settle
 from pycrio.drivers.layers.unpack import Layers
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import StoreFailure
@@ -69,7 +69,7 @@ class Store:
     async def close(self) -> None:
         """Drop staged layers and let go of everything. Mounted containers stay mounted."""
         await self.layers.discard_all()
-        await settle(submit("store", self._close))
+        await settle(submit("store", guarded, self._close))
 
     def _close(self) -> None:
         try:

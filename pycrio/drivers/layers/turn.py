@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import TypeVar
 
-from pycrio._native.pools import submit
+from pycrio._native.pools import offload, submit
+from pycrio.errors import Exhausted, StoreFailure
 
 T = TypeVar("T")
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """Run ``work``; what the system refuses becomes a failure of the store that names the file."""
+    try:
+        return work()
+    except OSError as e:
+        where = f" at {e.filename!r}" if e.filename else ""
+        step = f"{e.step}: " if hasattr(e, "step") else ""
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Exhausted(f"no space left in the store{where}: free disk space or inodes") from e
+        raise StoreFailure(f"the store refused an operation{where}: {step}{e.strerror or e}") from e
+
+
+async def look(work: Callable[[], T]) -> T:
+    """Run something that only reads in the pool "store"."""
+    return await offload("store", guarded, work)
 
 
 async def _finish(future: asyncio.Future[T]) -> None:
@@ -47,4 +66,4 @@ class Turn:
     async def run(self, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Run ``work`` in the pool when its turn has come."""
         async with self._lock:
-            return await settle(submit("store", work), undo)
+            return await settle(submit("store", guarded, work), undo)

@@ -25,7 +25,7 @@ from pycrio.drivers.layers.records import COMPRESSION, LayerRecord, format_time
 from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
-from pycrio.drivers.layers.turn import Turn, settle
+from pycrio.drivers.layers.turn import Turn, guarded, settle
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import BadImage, Exhausted, NotFound, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
@@ -157,11 +157,11 @@ class Layers:
         for what, digest in (("digest", layer.digest), ("diff ID", layer.diff_id)):
             if digest and not digest.startswith("sha256:"):
                 raise Unsupported(f"layer {layer.digest}: its {what} is not a sha256 digest, others cannot be verified")
-        staged = await settle(submit("store", self._stage), Staged.remove)
+        staged = await settle(submit("store", guarded, self._stage), Staged.remove)
         try:
             return await self._unpack(layer, source_fd, staged)
         except BaseException:
-            await settle(submit("store", staged.remove))
+            await settle(submit("store", guarded, staged.remove))
             raise
 
     async def _unpack(self, layer: LayerDescriptor, source_fd: int, staged: Staged) -> UnpackedLayer:
@@ -243,7 +243,7 @@ class Layers:
         try:
             await self._turn.run(lambda: self._commit(staged, layer, layer_id, parent))
         finally:
-            await settle(submit("store", staged.remove))
+            await settle(submit("store", guarded, staged.remove))
 
     def _commit(self, staged: Staged, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
         if self._settings.sync == "filesystem":
@@ -280,13 +280,13 @@ class Layers:
         """Drop a staged layer; one that was committed or dropped before is fine."""
         staged = self._staged.pop(layer.staging, None)
         if staged is not None:
-            await settle(submit("store", staged.remove))
+            await settle(submit("store", guarded, staged.remove))
 
     async def discard_all(self) -> None:
         """Drop every staged layer (shutdown)."""
         while self._staged:
             _, staged = self._staged.popitem()
-            await settle(submit("store", staged.remove))
+            await settle(submit("store", guarded, staged.remove))
 
     async def garbage(self) -> int:
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""

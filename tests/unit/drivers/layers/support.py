@@ -179,7 +179,7 @@ class FakeKernel:
     def is_mountpoint(self, path: str) -> bool:
         return bool(self.mounted.get(path))
 
-    def probe(self, directory: str = "") -> dict[str, bool]:
+    def probe(self, dir: str = "/", userns_fd: int = -1) -> dict[str, bool]:
         return {"volatile": True, "idmap": True, "overlay_idmap": True}
 
     def hold_userns(self, uid_map, gid_map) -> _Userns:
