@@ -222,6 +222,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 def from_text(row: Row, text: str | list[str]) -> Value:
     """What a flag (every time that it was given) or variable says, as the row's kind. ValueError when malformed."""
+    if any("\ud800" <= char <= "\udfff" for item in ([text] if isinstance(text, str) else text) for char in item):
+        raise ValueError("the value is not UTF-8 text")
     if row.kind in {"strings", "table"}:
         return units.split_list([text] if isinstance(text, str) else text)
     last = text if isinstance(text, str) else text[-1]

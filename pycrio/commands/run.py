@@ -1,0 +1,54 @@
+"""No command: the daemon."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pycrio.config import load, render
+from pycrio.config.load import Settings
+from pycrio.config.options import ROWS
+from pycrio.config.values import Config
+from pycrio.errors import ConfigError
+from pycrio.obs import log
+
+_log = log.get("daemon")
+
+
+def run(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Load the configuration, start the log, hand over to the daemon; the exit code."""
+    os.umask(0o022)
+    config = prepare(settings, environ)
+    if config is None:
+        return 1
+    for row in ROWS:
+        for flag in row.flags[:1]:
+            shown = render.literal(config.values[row.key]) if row.kind != "table" else ",".join(config.handlers)
+            _log.info(f'FLAG: {flag}="{shown.strip(chr(34))}"')
+    _log.info("Effective configuration:\n" + render.document(config))
+    from pycrio.commands import node  # late: node looks back at us
+
+    return node.daemon().run(config)
+
+
+def prepare(settings: Settings, environ: Mapping[str, str]) -> Config | None:
+    """Configuration and log of a command that works on the node; None after every fault has been logged."""
+    try:
+        config = load.load(settings, environ)
+        log.setup(
+            config.text("crio.runtime.log_level"),
+            config.text("cli.log_format"),
+            config.text("crio.runtime.log_filter"),
+            config.text("cli.log"),
+        )
+    except ConfigError as error:
+        for fault in error.faults:
+            _log.error("Configuration fault", fault=fault)
+        _log.fatal("The configuration is faulty, not starting")
+        return None
+    except OSError as error:
+        _log.fatal("The log file cannot be opened", error=error)
+        return None
+    for warning in config.warnings:
+        _log.warning(warning)
+    return config
