@@ -98,7 +98,9 @@ static int check_overlay(const struct pc_overlay *s, struct pc_err *reterr) {
 }
 
 static int modern_overlay(struct context *c, const struct pc_overlay *s) {
-        int r;
+        int r = set_string(c, "source", "overlay", "mount option", "source");
+        if (r < 0)
+                return r;
         for (size_t i = 0; i < s->n_lowers; i++)
                 if ((r = set_dir(c, "lowerdir+", s->lowers[i])) < 0)
                         return r;
@@ -125,9 +127,6 @@ int pc_mount_overlay(const struct pc_overlay *s, struct pc_mount_log *log, struc
         if (fs < 0)
                 return pc_fail(reterr, fs, "fsopen", "overlay");
         struct context c = {.fs = fs, .log = log, .reterr = reterr};
-        r = set_string(&c, "source", "overlay", "mount option", "source");
-        if (r < 0)
-                return r;
         r = modern_overlay(&c, s);
         if (r != -EINVAL)
                 return r;
