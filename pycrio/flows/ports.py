@@ -422,8 +422,10 @@ class Labels:
 class Security(Protocol):
     """Profiles and labels of the host's security modules."""
 
-    def seccomp(self, profile: SecurityProfile | None, privileged: bool, handler: Handler) -> Mapping[str, Any] | None:
-        """The OCI linux.seccomp document, already reduced to this machine; None: unconfined."""
+    def seccomp(
+        self, profile: SecurityProfile | None, privileged: bool, handler: Handler, capabilities: Sequence[str] = ()
+    ) -> Mapping[str, Any] | None:
+        """The OCI linux.seccomp document, reduced to this machine and the container's capabilities; None: unconfined."""
 
     def apparmor(self, profile: SecurityProfile | None, privileged: bool) -> str:
         """The AppArmor profile name for a process; "" for none. NotFound when a profile is not loaded."""

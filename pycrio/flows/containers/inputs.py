@@ -48,8 +48,9 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
     everything = security.privileged and (
         not handler.privileged_without_host_devices or handler.privileged_without_host_devices_all_devices_allowed
     )
+    first = _process(node, making, who, labels)
     return Parts(
-        process=_process(node, making, who, labels),
+        process=first,
         rootfs=making.rootfs,
         readonly_rootfs=security.readonly_rootfs or (host.options.read_only and not security.privileged),
         hostname=pod.hostname,
@@ -62,7 +63,9 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         annotations=oci_annotations(making),
         masked_paths=linux.masked_paths(security, host.options.masked_paths),
         readonly_paths=linux.readonly_paths(security),
-        seccomp=host.security.seccomp(security.seccomp, security.privileged, handler),
+        seccomp=host.security.seccomp(
+            security.seccomp, security.privileged, handler, first.capabilities.get("bounding", ())
+        ),
         mount_label=labels.mount or pod.selinux_mount_label,
         rootfs_propagation=plan.rootfs_propagation,
     )

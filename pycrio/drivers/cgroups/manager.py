@@ -1,0 +1,168 @@
+"""The control group tree under the chosen manager: paths, pods' own groups, sweeping (cgroups(7), v1 and v2)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pycrio._native.pools import offload
+from pycrio.drivers.cgroups import tree
+from pycrio.drivers.cgroups.read import read_stats
+from pycrio.drivers.cgroups.systemd import Systemd, expand_slice
+from pycrio.errors import ExternalFailure, InvalidRequest
+from pycrio.model.ids import is_id
+from pycrio.model.node import Handler
+from pycrio.model.stats import CgroupStats
+from pycrio.obs import log as obslog
+
+log = obslog.get("cgroups")
+DEFAULT_PARENTS = {"systemd": "system.slice", "cgroupfs": "/crio"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``manager`` is ``systemd`` or ``cgroupfs``; ``root`` where the cgroup file systems are mounted."""
+
+    manager: str
+    root: str = "/sys/fs/cgroup"
+
+
+class MonitorRequest(Protocol):
+    """What decides where a monitor goes."""
+
+    @property
+    def container_id(self) -> str: ...
+    @property
+    def handler(self) -> Handler: ...
+    @property
+    def cgroup_parent(self) -> str: ...
+    @property
+    def cpuset(self) -> str: ...
+    @property
+    def cpu_shares(self) -> int: ...
+
+
+class Cgroups:
+    """See ``flows.ports.Cgroups``; also places monitors (``drivers.monitor.client.CgroupPlacer``)."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.manager not in DEFAULT_PARENTS:
+            raise InvalidRequest(f"cgroup manager {settings.manager!r} is neither systemd nor cgroupfs")
+        self.settings = settings
+        self.tree = tree.find(settings.root)
+        self._systemd = Systemd() if settings.manager == "systemd" else None
+
+    async def close(self) -> None:
+        """Leave the bus."""
+        if self._systemd is not None:
+            await self._systemd.close()
+
+    def driver(self) -> str:
+        """``systemd`` or ``cgroupfs``."""
+        return self.settings.manager
+
+    def unified(self) -> bool:
+        """True on cgroup v2."""
+        return self.tree.unified
+
+    def controllers(self) -> frozenset[str]:
+        """Controllers that are mounted and usable."""
+        return self.tree.controllers
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def check_parent(self, parent: str) -> str:
+        """The pod's parent, "" replaced by the default."""
+        if not parent:
+            return DEFAULT_PARENTS[self.settings.manager]
+        is_slice = parent.rstrip("/").endswith(".slice")
+        if self._systemd is not None and not is_slice:
+            raise InvalidRequest(
+                f"cri-o configured with systemd cgroup manager, but did not receive slice as parent: {parent}"
+            )
+        if self._systemd is None and is_slice:
+            raise InvalidRequest(
+                f"cri-o configured with cgroupfs cgroup manager, but received systemd slice as parent: {parent}"
+            )
+        if ".." in parent.split("/") or "\0" in parent:
+            raise InvalidRequest(f"cgroup parent {parent!r} leaves the cgroup tree")
+        return os.path.basename(parent.rstrip("/")) if self._systemd is not None else "/" + parent.strip("/")
+
+    def container_path(self, parent: str, container_id: str) -> str:
+        """``linux.cgroupsPath``: ``<slice>:crio:<id>`` under systemd, a path under cgroupfs."""
+        if self._systemd is not None:
+            return f"{parent}:crio:{container_id}"
+        return f"{parent.rstrip('/')}/crio-{container_id}"
+
+    def directory(self, path: str) -> str:
+        """The path below a hierarchy's root for what ``container_path`` or ``check_parent`` gave."""
+        if ":" in path:
+            parent, prefix, ident = path.split(":", 2)
+            return f"{expand_slice(parent)}/{prefix}-{ident}.scope"
+        return expand_slice(path) if path.endswith(".slice") else path
+
+    # --- groups ---------------------------------------------------------------------------------------------------
+
+    async def make_pod(self, parent: str, pod_id: str) -> str:
+        """Make the pod's own group below its parent."""
+        path = f"{self.directory(parent)}/crio-{pod_id}"
+        try:
+            await offload("mount", self.tree.make, path)
+        except OSError as e:
+            raise ExternalFailure(f"cgroup {path} cannot be made: {e.strerror}") from e
+        return path
+
+    async def remove_pod(self, parent: str, pod_id: str) -> None:
+        """Remove the pod's own group and what is left below it."""
+        path = f"{self.directory(parent)}/crio-{pod_id}"
+        await self._remove(path)
+
+    async def _remove(self, path: str) -> None:
+        for wait in (0.0, 0.01, 0.05, 0.2):
+            # A group is busy for a moment after its last process was reaped; there is no event for its end on v1.
+            await asyncio.sleep(wait)
+            if await offload("mount", self.tree.remove, path):
+                return
+        log.warning("Cgroup stays behind, it is still busy", path=path)
+
+    async def sweep(self, valid: Sequence[str]) -> None:
+        """Remove empty groups ``crio-<id>`` and ``crio-conmon-<id>`` whose id is not in ``valid``."""
+        known = frozenset(valid)
+        for path in await offload("mount", self.tree.named, "crio-"):
+            ident = os.path.basename(path).removeprefix("crio-").removeprefix("conmon-").removesuffix(".scope")
+            if is_id(ident) and ident not in known and not await offload("mount", self.tree.processes, path):
+                await offload("mount", self.tree.remove, path)
+
+    async def processes(self, path: str) -> Sequence[int]:
+        """Pids in a group and below; empty when it is gone."""
+        return await offload("mount", self.tree.processes, self.directory(path))
+
+    async def stats(self, path: str) -> CgroupStats | None:
+        """Readings of a group; None when it is gone."""
+        return await offload("mount", read_stats, self.tree, self.directory(path))
+
+    # --- monitors -------------------------------------------------------------------------------------------------
+
+    async def place(self, pid: int, request: MonitorRequest) -> None:
+        """Move a monitor as ``monitor_cgroup`` says: the pod's parent, a slice, or nowhere."""
+        wanted, name = request.handler.monitor_cgroup, f"crio-conmon-{request.container_id}"
+        if self._systemd is not None:
+            parent = request.cgroup_parent if wanted == "pod" else wanted or "system.slice"
+            await self._systemd.scope(f"{name}.scope", parent, pid, request.cpuset, request.cpu_shares)
+            return
+        if wanted != "pod":
+            return
+        path = f"{self.directory(request.cgroup_parent)}/{name}"
+        try:
+            await offload("mount", self.tree.make, path)
+            await offload("mount", self.tree.enter, path, pid)
+        except OSError as e:
+            raise ExternalFailure(f"monitor {pid} cannot be moved to cgroup {path}: {e.strerror}") from e
+
+    async def leave(self, parent: str, container_id: str) -> None:
+        """Remove the group of an ended monitor."""
+        if self._systemd is None:
+            await self._remove(f"{self.directory(parent)}/crio-conmon-{container_id}")

@@ -1,0 +1,149 @@
+"""The mounted cgroup hierarchies: one for v2, one per controller (or pair) for v1, also in hybrid set-ups."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """``hierarchies`` maps a v1 controller to its mount point; on v2 it has the one key ""."""
+
+    unified: bool
+    hierarchies: dict[str, str]
+    controllers: frozenset[str]
+
+    def roots(self) -> list[str]:
+        """Mount points, each once (cpu and cpuacct are often one)."""
+        return list(dict.fromkeys(os.path.realpath(p) for p in self.hierarchies.values()))
+
+    def path(self, controller: str, directory: str) -> str | None:
+        """A group's directory in a controller's hierarchy; None when the controller is not there."""
+        root = self.hierarchies.get("" if self.unified else controller)
+        return None if root is None else os.path.join(root, directory.lstrip("/"))
+
+    def make(self, directory: str) -> None:
+        """Make the group in every hierarchy. On v1 a cpuset that is empty takes no process: it gets its parent's."""
+        for root in self.roots():
+            current = root
+            for part in directory.strip("/").split("/"):
+                current = os.path.join(current, part)
+                try:
+                    os.mkdir(current, 0o755)
+                except FileExistsError:
+                    continue
+                if self.unified:
+                    _delegate(os.path.dirname(current))
+                elif os.path.exists(os.path.join(current, "cpuset.cpus")):
+                    _inherit(current)
+
+    def enter(self, directory: str, pid: int) -> None:
+        """Move a process into the group in every hierarchy."""
+        for root in self.roots():
+            path = os.path.join(root, directory.lstrip("/"), "cgroup.procs")
+            with open(path, "w", encoding="ascii") as f:
+                f.write(str(pid))
+
+    def remove(self, directory: str) -> bool:
+        """Remove the group and those below it; False when one is busy."""
+        free = True
+        for root in self.roots():
+            top = os.path.join(root, directory.lstrip("/"))
+            for path in _below(top):
+                try:
+                    os.rmdir(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as e:
+                    if e.errno != errno.EBUSY:
+                        raise
+                    free = False
+        return free
+
+    def processes(self, directory: str) -> list[int]:
+        """Pids in the group and below."""
+        found: set[int] = set()
+        for root in self.roots():
+            for path in _below(os.path.join(root, directory.lstrip("/"))):
+                try:
+                    with open(os.path.join(path, "cgroup.procs"), "rb") as f:
+                        found.update(int(word) for word in f.read().split())
+                except OSError as e:
+                    if e.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                        raise
+        found.discard(0)  # processes of other pid namespaces
+        return sorted(found)
+
+    def named(self, prefix: str) -> list[str]:
+        """Groups whose name begins so, as paths below a hierarchy's root."""
+        found: set[str] = set()
+        for root in self.roots():
+            for path, names, _ in os.walk(root):
+                found.update(os.path.relpath(os.path.join(path, n), root) for n in names if n.startswith(prefix))
+        return sorted(found)
+
+
+def _below(top: str) -> Iterator[str]:
+    """The directory and those below it, deepest first."""
+    for path, _, _ in os.walk(top, topdown=False):
+        yield path
+
+
+def _inherit(path: str) -> None:
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        with open(os.path.join(os.path.dirname(path), name), encoding="ascii") as f:
+            value = f.read().strip()
+        with open(os.path.join(path, name), "w", encoding="ascii") as f:
+            f.write(value)
+
+
+def _delegate(path: str) -> None:
+    """Let the children of a v2 group use what the group itself may use. A controller that is refused stays off."""
+    try:
+        with open(os.path.join(path, "cgroup.controllers"), encoding="ascii") as f:
+            wanted = f.read().split()
+        with open(os.path.join(path, "cgroup.subtree_control"), encoding="ascii") as f:
+            have = f.read().split()
+    except FileNotFoundError:
+        return
+    for controller in wanted:
+        if controller not in have:
+            try:
+                with open(os.path.join(path, "cgroup.subtree_control"), "w", encoding="ascii") as f:
+                    f.write(f"+{controller}")
+            except OSError as e:
+                if e.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+
+
+def find(root: str) -> Tree:
+    """Look at the mounts at and below ``root`` (man 5 proc, mountinfo)."""
+    v1: dict[str, str] = {}
+    v2 = ""
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        for line in f:
+            left, _, right = line.partition(" - ")
+            point, kind = left.split()[4], right.split()[0]
+            if point != root and not point.startswith(root.rstrip("/") + "/"):
+                continue
+            if kind == "cgroup2" and point == root:
+                v2 = point
+            elif kind == "cgroup":
+                options = right.split()[2].split(",")
+                names = [o for o in options if o in _V1]
+                v1 |= dict.fromkeys(names, point)
+                if "name=systemd" in options:
+                    v1["systemd"] = point
+    if v2:
+        with open(os.path.join(v2, "cgroup.controllers"), encoding="ascii") as f:
+            return Tree(True, {"": v2}, frozenset(f.read().split()))
+    return Tree(False, v1, frozenset(v1) - {"systemd"})
+
+
+_V1 = frozenset(
+    {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio"}
+    | {"perf_event", "rdma", "misc"}
+)
