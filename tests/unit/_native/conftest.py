@@ -38,4 +38,5 @@ def no_leaks() -> Iterator[None]:
     yield
     pools.shutdown()
     gc.collect()
-    assert (open_descriptors(), children(), live_handles()) == before
+    assert open_descriptors().items() <= before[0].items()  # fewer: grpc of an earlier test may close its own late
+    assert (children(), live_handles()) == before[1:]
