@@ -20,21 +20,21 @@ def _types(name: str) -> tuple[str, Any, Any]:
     return path, getattr(pb, method.input_type.name), getattr(pb, method.output_type.name)
 
 
-async def call(channel: grpc.aio.Channel, name: str, timeout: float | None = 20, **fields: Any) -> Any:
+async def call(channel: grpc.aio.Channel, name: str, deadline: float | None = 20, **fields: Any) -> Any:
     """One unary call with the request's fields; AioRpcError as it comes."""
     path, request, response = _types(name)
     stub = channel.unary_unary(path, request_serializer=None, response_deserializer=response.FromString)
-    return await stub(request(**fields).SerializeToString(), timeout=timeout)
+    return await stub(request(**fields).SerializeToString(), timeout=deadline)
 
 
-async def raw(channel: grpc.aio.Channel, name: str, content: bytes, timeout: float | None = 20) -> Any:
+async def raw(channel: grpc.aio.Channel, name: str, content: bytes, deadline: float | None = 20) -> Any:
     """One unary call with bytes as the request."""
     path, _, response = _types(name)
-    return await channel.unary_unary(path, None, response_deserializer=response.FromString)(content, timeout=timeout)
+    return await channel.unary_unary(path, None, response_deserializer=response.FromString)(content, timeout=deadline)
 
 
-def stream(channel: grpc.aio.Channel, name: str, timeout: float | None = 20, **fields: Any) -> Any:
+def stream(channel: grpc.aio.Channel, name: str, deadline: float | None = 20, **fields: Any) -> Any:
     """One call with many answers, to be iterated."""
     path, request, response = _types(name)
     stub = channel.unary_stream(path, None, response_deserializer=response.FromString)
-    return stub(request(**fields).SerializeToString(), timeout=timeout)
+    return stub(request(**fields).SerializeToString(), timeout=deadline)

@@ -185,8 +185,8 @@ async def test_the_deadline_is_handed_on(serve: Serve) -> None:
         return pb.VersionResponse()
 
     async with serve(Scripted(look)) as (channel, _):
-        await client.call(channel, "Version", timeout=50)
-        await client.call(channel, "Version", timeout=None)
+        await client.call(channel, "Version", deadline=50)
+        await client.call(channel, "Version", deadline=None)
     assert seen[0] is not None
     assert 0 < seen[0] < 60
     assert seen[1] is None
@@ -232,7 +232,7 @@ async def test_a_passed_deadline_is_reported(serve: Serve) -> None:
 
     async with serve(Scripted(wait)) as (channel, boundary):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.call(channel, "StopContainer", timeout=0.2)
+            await client.call(channel, "StopContainer", deadline=0.2)
         assert caught.value.code() is Code.DEADLINE_EXCEEDED
         go.set()
         await boundary.drain(10)
@@ -277,7 +277,7 @@ async def test_a_client_that_leaves_a_stream_ends_it(serve: Serve) -> None:
 
     service.pieces = endless
     async with serve(service) as (channel, _):
-        running = client.stream(channel, "GetContainerEvents", timeout=None)
+        running = client.stream(channel, "GetContainerEvents", deadline=None)
         assert (await running.read()).container_id == "c"
         running.cancel()
         await asyncio.wait_for(closed.wait(), 10)

@@ -1,0 +1,110 @@
+"""A node whose host is made of fakes: everything in memory, but the records, which are kept in a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pycrio.flows import exits
+from pycrio.flows.node_state import Node
+from pycrio.flows.ports import Host, Options
+from pycrio.model.container import ContainerConfig, ContainerMetadata
+from pycrio.model.image import ImageSpec
+from pycrio.model.node import Identity
+from pycrio.model.pod import PodConfig, PodMetadata
+from pycrio.model.security import NamespaceMode, NamespaceOptions, PodSecurity
+from tests.fakes import images, processes, surroundings
+from tests.fakes.script import Script
+
+PLAIN = PodSecurity(NamespaceOptions(pid=NamespaceMode.CONTAINER))
+
+
+class FakeHost:
+    """The fakes by name, for tests to look into; ``host`` is what the flows get."""
+
+    def __init__(self, **options: Any) -> None:
+        self.script = script = Script()
+        self.table = processes.Table()
+        self.registry = images.FakeRegistry(script)
+        self.images = images.FakeImages(script)
+        self.layers = images.FakeLayers(script)
+        self.rootfs = images.FakeRootfs(script)
+        self.monitors = processes.FakeMonitors(script, self.table)
+        self.runtime = processes.FakeRuntime(script, self.table)
+        self.network = surroundings.FakeNetwork(script)
+        self.hostports = surroundings.FakeHostPorts(script)
+        self.namespaces = surroundings.FakeNamespaces(script)
+        self.cgroups = surroundings.FakeCgroups(script)
+        self.files = surroundings.FakeFiles(script)
+        self.mounts = surroundings.FakeMounts(script)
+        self.files.files["/usr/libexec/pause"] = b"\x7fELF"
+        base = Options(
+            log_dir="/var/log/crio/pods",
+            exits_dir="/run/crio/exits",
+            pause_image="registry.k8s.io/pause:3.10",
+            pause_command="",
+            run_root="/run/store",
+            pause_program="/usr/libexec/pause",
+        )
+        self.host = Host(
+            identity=Identity("cri-o", "1.0.0"),
+            options=dataclasses.replace(base, **options),
+            handlers=surroundings.FakeHandlers(),
+            registry=self.registry,
+            images=self.images,
+            layers=self.layers,
+            rootfs=self.rootfs,
+            monitors=self.monitors,
+            runtime=self.runtime,
+            checkpoints=processes.FakeCheckpoints(),
+            network=self.network,
+            hostports=self.hostports,
+            namespaces=self.namespaces,
+            cgroups=self.cgroups,
+            security=surroundings.FakeSecurity(),
+            devices=surroundings.FakeDevices(),
+            hooks=surroundings.FakeHooks(),
+            files=self.files,
+            mounts=self.mounts,
+            processes=processes.FakeProcesses(self.table),
+        )
+
+    def held(self) -> dict[str, object]:
+        """Whatever pods and containers hold on the host; empty values only when nothing is left of any."""
+        return {
+            "network": set(self.network.attached),
+            "hostports": dict(self.hostports.open),
+            "namespaces": dict(self.namespaces.pinned),
+            "cgroups": set(self.cgroups.pods),
+            "mounts": set(self.mounts.mounted),
+            "rootfs": set(self.rootfs.kept),
+            "image mounts": set(self.rootfs.image_mounts),
+            "processes": dict(self.table.alive),
+            "staged layers": set(self.layers.staged),
+        }
+
+
+@contextlib.asynccontextmanager
+async def fake_node(state_dir: str, **options: Any) -> AsyncIterator[tuple[Node, FakeHost]]:
+    """A node with its exit watcher running; options as of ports.Options."""
+    fake = FakeHost(**options)
+    node = Node(fake.host, state_dir)
+    watcher = asyncio.get_running_loop().create_task(exits.watch(node))
+    try:
+        yield node, fake
+    finally:
+        watcher.cancel()
+        await asyncio.wait({watcher})
+
+
+def pod_config(name: str = "web", **changes: Any) -> PodConfig:
+    """A plain pod."""
+    return dataclasses.replace(PodConfig(PodMetadata(name, f"uid-{name}", "default"), security=PLAIN), **changes)
+
+
+def container_config(name: str = "app", **changes: Any) -> ContainerConfig:
+    """A plain container of the image that FakeImages.add puts in."""
+    return dataclasses.replace(ContainerConfig(ContainerMetadata(name), ImageSpec("busybox")), **changes)

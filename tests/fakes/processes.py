@@ -1,0 +1,171 @@
+"""Fakes of the ports that run things: monitors, an OCI runtime, checkpoints and the host's process table."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal as signals
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from pycrio.errors import NotFound, Timeout
+from pycrio.flows.ports import ExecRequest, ExecSession, MonitorReport, MonitorRequest
+from pycrio.model.container import ExecResult, ExitReport
+from pycrio.model.node import Handler
+from tests.fakes.script import Script
+
+DEADLY = (signals.SIGTERM, signals.SIGKILL, signals.SIGINT)
+
+
+class Table:
+    """Processes of the fake host: those of containers, which end by signals or by ``end``."""
+
+    def __init__(self) -> None:
+        self._pids = itertools.count(100_000)
+        self.alive: dict[int, str] = {}
+        self.gone: dict[int, asyncio.Event] = {}
+        self.exits: asyncio.Queue[ExitReport] = asyncio.Queue()
+        self.recorded: dict[str, ExitReport] = {}
+        self.stubborn: set[str] = set()
+
+    def start(self, container_id: str) -> int:
+        """A new process; its pid."""
+        pid = next(self._pids)
+        self.alive[pid] = container_id
+        self.gone[pid] = asyncio.Event()
+        return pid
+
+    def end(self, container_id: str, code: int, oom: bool = False) -> None:
+        """End a container's process and have its monitor report."""
+        for pid in [p for p, c in self.alive.items() if c == container_id]:
+            del self.alive[pid]
+            self.gone[pid].set()
+            report = ExitReport(container_id, code, 1_000, oom)
+            self.recorded[container_id] = report
+            self.exits.put_nowait(report)
+
+
+class FakeMonitors:
+    """Monitors that keep nothing but a process."""
+
+    def __init__(self, script: Script, table: Table) -> None:
+        self._script = script
+        self._table = table
+        self.requests: dict[str, MonitorRequest] = {}
+
+    async def create(self, request: MonitorRequest) -> MonitorReport:
+        await self._script.at("monitors.create")
+        self.requests[request.container_id] = request
+        return MonitorReport(self._table.start(request.container_id), 1, 99, 1)
+
+    async def reopen_log(self, bundle: str, log_path: str) -> None:
+        await self._script.at("monitors.reopen_log")
+
+    async def resize(self, bundle: str, width: int, height: int) -> None:
+        await self._script.at("monitors.resize")
+
+    async def attach(self, container_id: str, bundle: str) -> int:
+        await self._script.at("monitors.attach")
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    async def exits(self) -> AsyncIterator[ExitReport]:
+        while True:
+            yield await self._table.exits.get()
+
+    async def exit_of(self, container_id: str, persist_dir: str) -> ExitReport | None:
+        return self._table.recorded.get(container_id)
+
+    def oom_recorded(self, persist_dir: str, bundle: str) -> bool:
+        return False
+
+    async def forget_exit(self, container_id: str) -> None:
+        self._table.recorded.pop(container_id, None)
+
+
+class FakeRuntime:
+    """A runtime whose containers are the table's processes. Exec echoes its arguments; ``sleep`` outlasts limits."""
+
+    def __init__(self, script: Script, table: Table) -> None:
+        self._script = script
+        self._table = table
+        self.updates: dict[str, Mapping[str, Any]] = {}
+        self.frozen: set[str] = set()
+
+    async def start(self, handler: Handler, container_id: str) -> None:
+        await self._script.at("runtime.start")
+
+    async def delete(self, handler: Handler, container_id: str) -> None:
+        await self._script.at("runtime.delete")
+        self._table.end(container_id, 137)
+
+    async def state(self, handler: Handler, container_id: str) -> Mapping[str, Any] | None:
+        return {"status": "running"} if container_id in self._table.alive.values() else None
+
+    async def update(self, handler: Handler, container_id: str, resources: Mapping[str, Any]) -> None:
+        await self._script.at("runtime.update")
+        self.updates[container_id] = resources
+
+    async def pause(self, handler: Handler, container_id: str, frozen: bool) -> None:
+        await self._script.at("runtime.pause")
+        (self.frozen.add if frozen else self.frozen.discard)(container_id)
+
+    async def exec_sync(self, request: ExecRequest) -> ExecResult:
+        await self._script.at("runtime.exec_sync")
+        argv = list(request.process["args"])
+        if argv[0] == "sleep" and request.timeout:
+            raise Timeout("command timed out")
+        return ExecResult(int(argv[0] == "false"), " ".join(argv).encode("utf-8", "surrogateescape"), b"")
+
+    async def exec_stream(self, request: ExecRequest, tty: bool, stdin: bool) -> ExecSession:
+        raise NotFound("exec", request.container_id, "the fake runtime has no streams")
+
+
+class FakeCheckpoints:
+    """No checkpoints."""
+
+    def available(self, handler: Handler) -> str:
+        return "the fake runtime cannot"
+
+    async def checkpoint(self, handler: Handler, container_id: str, directory: str) -> None:
+        raise AssertionError("not available")
+
+
+class FakeProcesses:
+    """The process table as the flows see it."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def alive(self, pid: int, start_time: int) -> bool:
+        return pid in self._table.alive
+
+    def start_time(self, pid: int) -> int:
+        return 1 if pid in self._table.alive else 0
+
+    async def wait_gone(self, pid: int, start_time: int, timeout: float | None) -> bool:
+        gone = self._table.gone.get(pid)
+        if gone is None:
+            return True
+        try:
+            await asyncio.wait_for(gone.wait(), timeout)
+        except (TimeoutError, asyncio.TimeoutError):
+            return False
+        return True
+
+    def kill(self, pid: int, start_time: int, signal: int) -> bool:
+        container = self._table.alive.get(pid)
+        if container is None:
+            return False
+        if signal == signals.SIGKILL or (signal in DEADLY and container not in self._table.stubborn):
+            self._table.end(container, 128 + signal)
+        return True
+
+    def ulimits(self) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+    def oom_score_adj(self) -> int:
+        return 0
+
+    def may_raise_limits(self) -> bool:
+        return True
