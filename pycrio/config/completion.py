@@ -162,6 +162,8 @@ def _fish_condition(path: tuple[str, ...], command: Command) -> str:
         assert found is not None
         parts.append(f"__fish_seen_subcommand_from {' '.join((found.name, *found.aliases))}")
         node = found
+    if len(path) == 1 and path[0] != "status":
+        parts.append("not __fish_seen_subcommand_from status")  # it has a config of its own
     below = [name for c in visible(command) for name in (c.name, *c.aliases)]
     if below:
         parts.append(f"not __fish_seen_subcommand_from {' '.join(below)}")

@@ -5,6 +5,7 @@ A page is a list of blocks: a heading, a paragraph, a list of terms with their e
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Block:
     terms: tuple[tuple[str, str], ...] = ()
 
 
+_BREAKS = re.compile("[:._]")
 _SOURCES = (
     "Values come, in rising order of precedence, from built-in defaults with the store's part from "
     "containers-storage.conf(5); the main file; every file below the drop-in directory, in the order of their paths; "
@@ -203,6 +205,8 @@ def roff(title: str, section: int, blocks: list[Block]) -> str:
 
 def _roff(text: str) -> str:
     text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
+    # Long words get places where groff may break them.
+    text = " ".join(_BREAKS.sub(r"\g<0>\\:", word) if len(word) > 50 else word for word in text.split(" "))
     return "\\&" + text if text[:1] in {".", "'"} else text
 
 
@@ -241,7 +245,7 @@ def help_text(command: Command, prefix: str = "pycrio") -> str:
 
 def _columns(rows: list[tuple[str, str]], width: int) -> Iterator[str]:
     for term, text in rows:
-        wrapped = textwrap.wrap(text, 116 - width, break_long_words=False, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(text, 116 - width, break_on_hyphens=False) or [""]
         first = f"  {term}".ljust(width)
         if len(first) > width:
             yield first

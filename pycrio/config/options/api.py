@@ -70,7 +70,7 @@ ROWS = (
     ),
     Row(
         "crio.api.stream_idle_timeout",
-        "string",
+        "duration",
         "",
         "Close a connection on which nothing moved for this long (30s, 4h). Empty means 4h.",
         flags=("--stream-idle-timeout",),
