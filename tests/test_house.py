@@ -25,7 +25,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "flows": (".", *LEAVES, "spec", "state"),
     "api": (".", *LEAVES, "flows"),
 }
-TOP = {"daemon", "wiring", "__main__", "commands"}
+TOP = {"daemon", "wiring", "__main__", "commands", "lifecycle"}
 FOREIGN = {  # third-party packages that only these rooms may know
     "grpc": {"api", "daemon"},
     "google": {"api"},

@@ -425,7 +425,7 @@ class Security(Protocol):
     def seccomp(
         self, profile: SecurityProfile | None, privileged: bool, handler: Handler, capabilities: Sequence[str] = ()
     ) -> Mapping[str, Any] | None:
-        """The OCI linux.seccomp document, reduced to this machine and the container's capabilities; None: unconfined."""
+        """The OCI linux.seccomp document, reduced to machine and capabilities; None: unconfined."""
 
     def apparmor(self, profile: SecurityProfile | None, privileged: bool) -> str:
         """The AppArmor profile name for a process; "" for none. NotFound when a profile is not loaded."""

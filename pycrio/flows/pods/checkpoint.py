@@ -1,16 +1,17 @@
-"""Write running containers of a pod to a checkpoint directory."""
+"""Checkpoint a whole pod."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pycrio.errors import Unsupported
+from pycrio.errors import NotFound, Unsupported
 from pycrio.flows.node_state import Node
 
 
 async def checkpoint(
-    node: Node, ident: str, directory: str, container_ids: tuple[str, ...], options: Mapping[str, str]
+    node: Node, ident: str, output_path: str, containers: tuple[str, ...], options: dict[str, str]
 ) -> None:
-    """NotFound when absent. Unsupported as long as this build writes no archives."""
-    pod = node.pods.get(ident)
-    raise Unsupported(f"checkpoint/restore support not available: pod sandbox {pod.id} is not checkpointed")
+    """NotFound when absent, Unsupported with the reason when it cannot be done here."""
+    pod = node.pods.resolve(ident)
+    if pod is None:
+        raise NotFound("pod sandbox", ident, "could not find pod")
+    reason = node.host.checkpoints.available(node.host.handlers.get(pod.handler))
+    raise Unsupported(f"checkpoint of pods is not available: {reason or 'only single containers can be checkpointed'}")

@@ -1,8 +1,6 @@
-"""Make a pod with created containers from a pod checkpoint."""
+"""Make a pod from a checkpoint."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from pycrio.errors import Unsupported
 from pycrio.flows.node_state import Node
@@ -13,11 +11,12 @@ from pycrio.model.pod import PodConfig
 
 async def restore(
     node: Node,
-    path: str,
+    checkpoint_path: str,
     config: PodConfig,
-    handler: str,
+    handler_name: str,
     containers: tuple[ContainerConfig, ...],
-    options: Mapping[str, str],
+    options: dict[str, str],
 ) -> RestoredPod:
-    """The new pod. Unsupported as long as this build reads no archives."""
-    raise Unsupported(f"checkpoint/restore support not available: {path} is not restored")
+    """Unsupported with the reason when it cannot be done here."""
+    reason = node.host.checkpoints.available(node.host.handlers.get(handler_name))
+    raise Unsupported(f"restore of pods is not available: {reason or 'only single containers can be restored'}")

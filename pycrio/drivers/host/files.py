@@ -1,0 +1,202 @@
+"""Plain files of ours, and files of container roots, which are resolved inside those roots (man 2 openat2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+
+from pycrio._native import mounts
+from pycrio._native.pools import offload
+from pycrio.errors import Exhausted, InvalidRequest, StoreFailure
+
+
+def translated(error: OSError, what: str, path: str) -> StoreFailure | Exhausted | InvalidRequest:
+    """The domain's class for a failed file operation."""
+    text = f"{path} cannot be {what}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+        return Exhausted(text)
+    if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EXDEV):
+        return InvalidRequest(text)
+    return StoreFailure(text)
+
+
+class Files:
+    """See ``flows.ports.Files``."""
+
+    async def write(self, path: str, content: bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)) -> None:
+        """Create or replace atomically."""
+        try:
+            await offload("mount", _write, path, content, mode, owner)
+        except OSError as e:
+            raise translated(e, "written", path) from e
+
+    async def read(self, path: str, limit: int) -> bytes | None:
+        """At most ``limit`` bytes; None when absent."""
+        try:
+            return await offload("mount", _read, path, limit)
+        except OSError as e:
+            raise translated(e, "read", path) from e
+
+    async def make_dirs(self, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
+        """Make a directory and its parents; an existing one is left as it is."""
+        try:
+            await offload("mount", _make_dirs, path, mode, owner)
+        except OSError as e:
+            raise translated(e, "made", path) from e
+
+    async def remove(self, path: str) -> None:
+        """Remove a file, link or tree of ours; a mount below makes it fail rather than be emptied."""
+        try:
+            await offload("mount", _remove, path)
+        except OSError as e:
+            raise translated(e, "removed", path) from e
+
+    async def real_path(self, path: str) -> str | None:
+        """Where a host path leads; None when absent."""
+        return await offload("mount", _real_path, path)
+
+    async def check_dir(self, path: str) -> bool:
+        """True when the host path is a directory."""
+        return await offload("mount", os.path.isdir, path)
+
+    async def names(self, path: str) -> Sequence[str]:
+        """Names in a directory, sorted; empty when absent."""
+        return await offload("mount", _names, path)
+
+    async def read_in_root(self, root: str, path: str, limit: int) -> bytes | None:
+        """A file of a container's root, at most ``limit`` bytes; None when absent or not a file."""
+        try:
+            return await offload("mount", _read_in_root, root, path, limit)
+        except OSError as e:
+            raise translated(e, "read", f"{path} in the container's root") from e
+
+    async def make_dir_in_root(self, root: str, path: str, mode: int, owner: tuple[int, int]) -> str:
+        """Make a directory (and its parents) inside a root; its path on the host."""
+        try:
+            return await offload("mount", mounts.mkdirs_in_root, root, path, mode, owner[0], owner[1])
+        except OSError as e:
+            raise translated(e, "made", f"{path} in the container's root") from e
+
+    async def resolve_in_root(self, root: str, path: str) -> str | None:
+        """Where a path leads inside a root, as a path on the host; None when absent."""
+        try:
+            return await offload("mount", mounts.resolve_in_root, root, path)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise translated(e, "resolved", f"{path} in the container's root") from e
+
+    async def symlink_in_root(self, root: str, path: str, target: str) -> None:
+        """Make a symbolic link unless something is there or its directory is absent."""
+        try:
+            await offload("mount", _symlink_in_root, root, path, target)
+        except OSError as e:
+            raise translated(e, "made", f"{path} in the container's root") from e
+
+
+def _write(path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+    temporary = f"{path}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fchmod(fd, mode)
+            if owner != (0, 0):
+                os.fchown(fd, *owner)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _read(path: str, limit: int) -> bytes | None:
+    try:
+        with open(path, "rb") as f:
+            return f.read(limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _make_dirs(path: str, mode: int, owner: tuple[int, int] | None) -> None:
+    if os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(path) or "/", 0o755, exist_ok=True)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+        return
+    os.chmod(path, mode)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def _remove(path: str) -> None:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(info.st_mode):
+        os.unlink(path)
+        return
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _real_path(path: str) -> str | None:
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError:
+        return None
+
+
+def _read_in_root(root: str, path: str, limit: int) -> bytes | None:
+    try:
+        fd = mounts.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    with fd:
+        # O_NONBLOCK: an image may put a fifo where a file is expected, and opening that must not hang
+        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
+            return None
+        out = bytearray()
+        while len(out) < limit and (chunk := os.read(fd.fileno(), min(65536, limit - len(out)))):
+            out += chunk
+        return bytes(out)
+
+
+def _symlink_in_root(root: str, path: str, target: str) -> None:
+    head, _, name = path.rpartition("/")
+    try:
+        fd = mounts.open_in_root(root, head or "/", os.O_PATH | os.O_DIRECTORY)
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return
+        raise
+    with fd:
+        try:
+            os.symlink(target, name, dir_fd=fd.fileno())
+        except FileExistsError:
+            return

@@ -1,0 +1,82 @@
+"""Mounts on the host that belong to pods and containers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from pycrio._native import mounts
+from pycrio._native.pools import offload
+from pycrio.drivers.host.files import translated
+from pycrio.errors import StoreFailure
+from pycrio.model.mount import OciMount
+
+
+class Mounts:
+    """See ``flows.ports.Mounts``."""
+
+    async def shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
+        """A tmpfs for /dev/shm (mode 1777) on a new directory."""
+        try:
+            await offload("mount", _shm, path, size, label, owner)
+        except OSError as e:
+            raise translated(e, "mounted", path) from e
+
+    async def bind(self, mount: OciMount) -> None:
+        """A bind mount on the host, made now."""
+        try:
+            await offload("mount", _bind, mount)
+        except OSError as e:
+            raise translated(e, f"mounted on {mount.destination}", mount.source) from e
+
+    async def unmount(self, path: str) -> None:
+        """Detach whatever is mounted at a path, once per mount."""
+        try:
+            await offload("mount", _unmount, path)
+        except OSError as e:
+            raise translated(e, "unmounted", path) from e
+
+    async def below(self, path: str) -> Sequence[str]:
+        """Mount points at and below a path, deepest first."""
+        return await offload("mount", mount_points_below, path)
+
+    def propagation(self, path: str) -> str:
+        """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
+        try:
+            return mounts.propagation_of(path)
+        except OSError as e:
+            raise StoreFailure(f"propagation of {path} cannot be read: {e.strerror}") from e
+
+
+def mount_points_below(path: str) -> list[str]:
+    """From /proc/self/mountinfo (man 5 proc), deepest first; one entry per mount."""
+    prefix = path.rstrip("/") + "/"
+    with open("/proc/self/mountinfo", "rb") as f:
+        points = [line.split(b" ", 5)[4] for line in f]
+    found = [os.fsdecode(p.decode("unicode_escape").encode("latin-1")) for p in points]
+    return sorted((p for p in found if p == path or p.startswith(prefix)), key=len, reverse=True)
+
+
+def _shm(path: str, size: int, label: str, owner: tuple[int, int]) -> None:
+    os.makedirs(path, 0o700, exist_ok=True)
+    mounts.tmpfs(path, size=size, mode=0o1777, uid=owner[0], gid=owner[1], label=label or None)
+
+
+def _bind(mount: OciMount) -> None:
+    options = set(mount.options)
+    propagation = next((o for o in mount.options if o.lstrip("r") in ("private", "slave", "shared")), None)
+    mounts.bind(
+        mount.source,
+        mount.destination,
+        recursive="rbind" in options,
+        readonly="ro" in options,
+        propagation=propagation,
+        attrs=[o for o in mount.options if o in ("nosuid", "nodev", "noexec")],
+    )
+
+
+def _unmount(path: str) -> None:
+    for _ in range(64):  # mounts stacked on one point; a bound in case somebody keeps adding
+        if not mounts.umount(path):
+            return
+    raise OSError(16, "something keeps mounting on it")

@@ -1,0 +1,1 @@
+"""Around the daemon's life: version and shutdown markers, the service manager."""

@@ -1,0 +1,309 @@
+"""The only module that names concrete drivers: option values → each driver's own Settings → the Host of the flows."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from pycrio.config.values import Config, HandlerConf, WorkloadConf
+from pycrio.drivers.cgroups.manager import Cgroups
+from pycrio.drivers.cgroups.manager import Settings as CgroupSettings
+from pycrio.drivers.devices.host import Devices
+from pycrio.drivers.devices.host import Settings as DeviceSettings
+from pycrio.drivers.hooks.oci import Hooks
+from pycrio.drivers.hooks.oci import Settings as HookSettings
+from pycrio.drivers.host.files import Files
+from pycrio.drivers.host.mounting import Mounts
+from pycrio.drivers.host.processes import Processes
+from pycrio.drivers.layers.settings import Settings as StoreSettings
+from pycrio.drivers.layers.store import Store
+from pycrio.drivers.monitor.client import Monitors
+from pycrio.drivers.monitor.client import Settings as MonitorSettings
+from pycrio.drivers.namespaces.pods import Namespaces
+from pycrio.drivers.namespaces.pods import Settings as NamespaceSettings
+from pycrio.drivers.network.cni import Network
+from pycrio.drivers.network.cni import Settings as NetworkSettings
+from pycrio.drivers.network.hostport import HostPorts
+from pycrio.drivers.network.hostport import Settings as HostPortSettings
+from pycrio.drivers.registry.client import Registry
+from pycrio.drivers.registry.settings import Settings as RegistrySettings
+from pycrio.drivers.runtime.checkpoint import Checkpoints
+from pycrio.drivers.runtime.cli import Runtime
+from pycrio.drivers.runtime.cli import Settings as RuntimeSettings
+from pycrio.drivers.runtime.handlers import Handlers, find_program, probe
+from pycrio.drivers.security.host import Security
+from pycrio.drivers.security.host import Settings as SecuritySettings
+from pycrio.errors import ConfigError
+from pycrio.flows.ports import Host, Options, Workload
+from pycrio.model.node import Handler, Identity
+from pycrio.obs import log as obslog
+
+log = obslog.get("wiring")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The host, and the drivers that must be opened and closed."""
+
+    host: Host
+    store: Store
+    network: Network
+    registry: Registry
+    cgroups: Cgroups
+    security: Security
+
+
+def program(name: str) -> str:
+    """A program of the compiled core that ships inside the package."""
+    return str(resources.files("pycrio").joinpath("_native", "bin", name))
+
+
+async def build(config: Config, version: str) -> Parts:
+    """Make every driver. ConfigError when the default handler is unusable or the store options are faulty."""
+    handlers = await make_handlers(config)
+    store = Store(
+        StoreSettings.from_options(
+            config.text("crio.root"),
+            config.text("crio.runroot"),
+            config.text("crio.imagestore"),
+            config.text("crio.storage_driver"),
+            config.texts("crio.storage_option"),
+        )
+    )
+    cgroups = Cgroups(CgroupSettings(config.text("crio.runtime.cgroup_manager")))
+    systemd = cgroups.driver() == "systemd"
+    prefix = taskset(config)
+    registry = Registry(registry_settings(config))
+    network = Network(
+        NetworkSettings(
+            network_dir=config.text("crio.network.network_dir"),
+            plugin_dirs=config.texts("crio.network.plugin_dirs"),
+            default_network=config.text("crio.network.cni_default_network"),
+            status_grace_period=config.seconds("crio.network.cni_status_grace_period"),
+        )
+    )
+    security = Security(
+        SecuritySettings(
+            seccomp_profile=config.text("crio.runtime.seccomp_profile"),
+            privileged_seccomp_profile=config.text("crio.runtime.privileged_seccomp_profile"),
+            apparmor_profile=config.text("crio.runtime.apparmor_profile"),
+            selinux=config.flag("crio.runtime.selinux"),
+        )
+    )
+    monitors = Monitors(
+        MonitorSettings(
+            exits_dir=config.text("crio.runtime.container_exits_dir"),
+            attach_dir=config.text("crio.runtime.container_attach_socket_dir"),
+            log_level=config.text("crio.runtime.log_level"),
+            log_size_max=config.number("crio.runtime.log_size_max"),
+            log_to_journald=config.flag("crio.runtime.log_to_journald"),
+            systemd_cgroup=systemd,
+            no_pivot=config.flag("crio.runtime.no_pivot"),
+            prefix=prefix,
+        ),
+        cgroups,
+    )
+    host = Host(
+        identity=Identity("cri-o", version),
+        options=make_options(config),
+        handlers=handlers,
+        registry=registry,
+        images=store.images,
+        layers=store.layers,
+        rootfs=store.rootfs,
+        monitors=monitors,
+        runtime=Runtime(
+            RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix)
+        ),
+        checkpoints=Checkpoints(),
+        network=network,
+        hostports=HostPorts(HostPortSettings()),
+        namespaces=Namespaces(NamespaceSettings(config.text("crio.runtime.namespaces_dir"))),
+        cgroups=cgroups,
+        security=security,
+        devices=Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))),
+        hooks=Hooks(HookSettings(config.texts("crio.runtime.hooks_dir"))),
+        files=Files(),
+        mounts=Mounts(),
+        processes=Processes(),
+    )
+    return Parts(host, store, network, registry, cgroups, security)
+
+
+def registry_settings(config: Config) -> RegistrySettings:
+    """Settings of the registry driver."""
+    return RegistrySettings(
+        registries_conf=config.text("cli.registries_conf"),
+        registries_conf_dir=config.text("cli.registries_conf_dir"),
+        short_name_mode=config.text("crio.image.short_name_mode"),
+        policy=config.text("crio.image.signature_policy"),
+        policy_dir=config.text("crio.image.signature_policy_dir"),
+        global_auth_file=config.text("crio.image.global_auth_file"),
+        namespaced_auth_dir=config.text("crio.image.namespaced_auth_dir"),
+        pull_progress_timeout=config.seconds("crio.image.pull_progress_timeout"),
+    )
+
+
+def taskset(config: Config) -> tuple[str, ...]:
+    """What goes before helper programs so that they stay on the infra CPUs."""
+    cpus = config.text("crio.runtime.infra_ctr_cpuset")
+    return ("taskset", "--cpu-list", cpus) if cpus else ()
+
+
+async def make_handlers(config: Config) -> Handlers:
+    """The usable handlers. One that is unusable is left out with a warning; for the default one it is an error."""
+    default = config.text("crio.runtime.default_runtime")
+    found: dict[str, Handler] = {}
+    for name, conf in config.handlers.items():
+        try:
+            found[name] = await probe(make_handler(name, conf, config))
+        except ConfigError as e:
+            if name == default:
+                raise
+            log.warning("Runtime handler is unusable, left out", handler=name, error=str(e))
+    if default not in found:
+        raise ConfigError([f"crio.runtime.default_runtime {default!r} is not among the runtimes"])
+    return Handlers(found, default)
+
+
+def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:
+    """A handler with its programs found; ConfigError names what is missing."""
+    path = find_program(conf.runtime_path, name)
+    if not path:
+        raise ConfigError([f"crio.runtime.runtimes.{name}: runtime {conf.runtime_path or name!r} is not executable"])
+    manager = config.text("crio.runtime.cgroup_manager")
+    cgroup = conf.monitor_cgroup or config.text("crio.runtime.conmon_cgroup")
+    if manager == "cgroupfs" and cgroup == "system.slice":
+        cgroup = ""
+    return Handler(
+        name=name,
+        path=path,
+        root=conf.runtime_root or f"/run/{os.path.basename(path)}",
+        monitor_path=monitor_path(conf, config),
+        monitor_cgroup=cgroup,
+        monitor_env=(*config.texts("crio.runtime.conmon_env"), *conf.monitor_env),
+        type=conf.runtime_type or "oci",
+        privileged_without_host_devices=conf.privileged_without_host_devices,
+        privileged_without_host_devices_all_devices_allowed=conf.privileged_without_host_devices_all_devices_allowed,
+        allowed_annotations=conf.allowed_annotations,
+        default_annotations=dict(conf.default_annotations),
+        container_min_memory=conf.min_memory,
+        no_sync_log=conf.no_sync_log,
+        create_timeout=max(30, conf.container_create_timeout or 240),
+        seccomp_profile=conf.seccomp_profile,
+        exec_cpu_affinity=conf.exec_cpu_affinity,
+        monitor_exec_cgroup=conf.monitor_exec_cgroup,
+        platform_runtime_paths=dict(conf.platform_runtime_paths),
+    )
+
+
+def monitor_path(conf: HandlerConf, config: Config) -> str:
+    """The configured monitor; ours when none is configured or the configured one is not there."""
+    wanted = conf.monitor_path or config.text("crio.runtime.conmon")
+    if wanted:
+        path = shutil.which(wanted)
+        if path:
+            return path
+        log.warning("Configured monitor is not executable, ours is used", path=wanted, handler=conf.name)
+    return program("pycrio-monitor")
+
+
+def make_options(config: Config) -> Options:
+    """What the flows need of the configuration."""
+    return Options(
+        log_dir=config.text("crio.log_dir"),
+        exits_dir=config.text("crio.runtime.container_exits_dir"),
+        pause_image=config.text("crio.image.pause_image"),
+        pause_command=config.text("crio.image.pause_command"),
+        image_volumes=config.text("crio.image.image_volumes"),
+        default_env=config.texts("crio.runtime.default_env"),
+        default_ulimits=tuple(map(parse_ulimit, config.texts("crio.runtime.default_ulimits"))),
+        default_capabilities=config.texts("crio.runtime.default_capabilities"),
+        add_inheritable_capabilities=config.flag("crio.runtime.add_inheritable_capabilities"),
+        default_sysctls=pairs(config.texts("crio.runtime.default_sysctls")),
+        allowed_devices=config.texts("crio.runtime.allowed_devices"),
+        additional_devices=config.texts("crio.runtime.additional_devices"),
+        device_ownership_from_security_context=config.flag("crio.runtime.device_ownership_from_security_context"),
+        bind_mount_prefix=config.text("crio.runtime.bind_mount_prefix"),
+        read_only=config.flag("crio.runtime.read_only"),
+        absent_mount_sources_to_reject=config.texts("crio.runtime.absent_mount_sources_to_reject"),
+        default_mounts=default_mounts(config.text("crio.runtime.default_mounts_file")),
+        timezone=config.text("crio.runtime.timezone"),
+        pids_limit=config.number("crio.runtime.pids_limit"),
+        log_size_max=config.number("crio.runtime.log_size_max"),
+        drop_infra_ctr=config.flag("crio.runtime.drop_infra_ctr"),
+        infra_ctr_cpuset=config.text("crio.runtime.infra_ctr_cpuset"),
+        shared_cpuset=config.text("crio.runtime.shared_cpuset"),
+        enable_pod_events=config.flag("crio.runtime.enable_pod_events"),
+        disable_hostport_mapping=config.flag("crio.runtime.disable_hostport_mapping"),
+        hostnetwork_disable_selinux=config.flag("crio.runtime.hostnetwork_disable_selinux"),
+        pinned_images=config.texts("crio.image.pinned_images"),
+        pull_progress_timeout=config.seconds("crio.image.pull_progress_timeout"),
+        min_injected_gomaxprocs=config.number("crio.runtime.min_injected_gomaxprocs"),
+        collection_period=config.number("crio.stats.collection_period"),
+        included_pod_metrics=config.texts("crio.stats.included_pod_metrics"),
+        checkpoint=config.text("crio.checkpoint_restore.container_level_enabled"),
+        signature_checked_at_create=bool(config.text("crio.image.signature_policy")),
+        masked_paths=tuple(sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"))),
+        storage_root=config.text("crio.root"),
+        run_root=config.text("crio.runroot"),
+        pause_program=program("pycrio-pause"),
+        workloads=tuple(make_workload(name, w) for name, w in config.workloads.items()),
+    )
+
+
+def make_workload(name: str, conf: WorkloadConf) -> Workload:
+    """A workload class in the flows' terms."""
+    r = conf.resources
+    return Workload(
+        name=name,
+        activation_annotation=conf.activation_annotation,
+        annotation_prefix=conf.annotation_prefix,
+        allowed_annotations=conf.allowed_annotations,
+        cpu_shares=r.cpushares if r else 0,
+        cpu_quota=r.cpuquota if r else 0,
+        cpu_period=r.cpuperiod if r else 0,
+        cpuset=r.cpuset if r else "",
+        cpu_limit=r.cpulimit if r else 0,
+    )
+
+
+def parse_ulimit(text: str) -> tuple[str, int, int]:
+    """``name=soft:hard`` (checked by the configuration already); -1 is unlimited."""
+    name, _, values = text.partition("=")
+    soft, _, hard = values.partition(":")
+
+    def number(word: str) -> int:
+        return (1 << 64) - 1 if int(word) < 0 else int(word)
+
+    return f"RLIMIT_{name.strip().upper()}", number(soft), number(hard or soft)
+
+
+def pairs(items: tuple[str, ...]) -> Mapping[str, str]:
+    """``key=value`` items as a mapping; empty items are skipped."""
+    return dict(item.partition("=")[::2] for item in items if item)
+
+
+def default_mounts(path: str) -> tuple[tuple[str, str], ...]:
+    """``/SRC:/DST`` lines of the configured file, else of the first of the usual ones that exists. A source that the
+    host lacks is left out, as other engines do."""
+    usual = ("/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf")
+    for candidate in (path,) if path else usual:
+        try:
+            with open(candidate, encoding="utf-8") as f:
+                lines = [line.strip() for line in f]
+        except OSError as e:
+            if path:
+                raise ConfigError([f"crio.runtime.default_mounts_file {path} cannot be read: {e.strerror}"]) from e
+            continue
+        found = []
+        for line in lines:
+            source, colon, target = line.partition(":")
+            if source.startswith("/") and os.path.exists(source):
+                found.append((source, target if colon else source))
+        return tuple(found)
+    return ()
