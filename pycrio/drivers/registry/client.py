@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pycrio._native.pools import offload
-from pycrio.drivers.registry import auth, mirrors, platforms
+from pycrio.drivers.registry import auth, lookaside, mirrors, platforms
 from pycrio.drivers.registry.endpoint import Endpoint
 from pycrio.drivers.registry.find import Found, find
 from pycrio.drivers.registry.login import Login
+from pycrio.drivers.registry.policy import Accept, Reject, Requirement
 from pycrio.drivers.registry.reference import Reference
 from pycrio.drivers.registry.settings import Settings
+from pycrio.drivers.registry.signatures import BadSignature, Signature, parse_stored
 from pycrio.drivers.registry.sink import Sink, SinkClosed
 from pycrio.drivers.registry.transfer import Stall, Transfer
 from pycrio.drivers.registry.transport import Transport
 from pycrio.drivers.registry.trouble import Trouble
+from pycrio.drivers.registry.trust import Trust
 from pycrio.errors import (
     ConfigError,
     InvalidRequest,
@@ -27,7 +30,10 @@ from pycrio.errors import (
     SignatureInvalid,
     StoreFailure,
 )
-from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage
+from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage, StoredImage
+from pycrio.obs import log as obslog
+
+log = obslog.get("registry")
 
 _LOGINS = 256
 
@@ -56,6 +62,7 @@ class Registry:
         self._platform = platforms.host(settings.os, settings.arch, settings.variant)
         self._registries = mirrors.load(settings.registries_conf, settings.registries_conf_dir)
         self._transport = Transport(settings)
+        self._trust = Trust(settings)
         self._logins: dict[tuple[str, bool, str], Login] = {}
         self._aliases: Mapping[str, Reference] = {}
         self._aliases_stamp: tuple[int, int, int] | None = None
@@ -108,11 +115,37 @@ class Registry:
         raise _summary(failures)
 
     async def _resolve(self, reference: Reference, wallet: _Wallet, namespace: str) -> RemoteImage:
-        sources = self._registries.sources(reference)
-        endpoints = [await self._endpoint(source, wallet, sources[-1]) for source in sources]
+        requirements = (await self._trust.policy(namespace)).requirements(reference)
+        rejections = [requirement for requirement in requirements if isinstance(requirement, Reject)]
+        if rejections:  # no need to ask a registry first
+            await self._trust.check(rejections, reference, (), ())
+        endpoints = await self._endpoints(reference, wallet)
         at, found = await self._find(reference, endpoints)
+        signatures = await self._signatures(at, reference, found.digests, requirements)
+        await self._trust.check(requirements, reference, found.digests, signatures)
         places = Places((at, *(endpoint for endpoint in endpoints if endpoint is not at)))
-        return _remote(reference, found, places)
+        return _remote(reference, found, tuple(signature.stored() for signature in signatures), places)
+
+    async def _endpoints(self, reference: Reference, wallet: _Wallet) -> list[Endpoint]:
+        sources = self._registries.sources(reference)
+        return [await self._endpoint(source, wallet, sources[-1]) for source in sources]
+
+    async def _signatures(
+        self, at: Endpoint, reference: Reference, digests: Sequence[str], requirements: Sequence[Requirement]
+    ) -> list[Signature]:
+        """Signatures of an image. They are kept with it even when today's policy does not ask for them."""
+        settings = self._settings
+        try:
+            return await lookaside.gather(
+                settings.registries_d, at, reference, digests, self._transport, settings.limits
+            )
+        except (Trouble, ConfigError) as error:
+            if any(not isinstance(requirement, Accept) for requirement in requirements):
+                if isinstance(error, Trouble):
+                    raise error.failure(str(reference), f"its signatures at {at.label}") from error
+                raise
+            log.warning("Cannot read signatures, pulling without", image=str(reference), error=str(error))
+            return []
 
     async def _find(self, reference: Reference, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, Found]:
         """Ask one place after the other; the first that has the image is where it comes from."""
@@ -183,13 +216,64 @@ class Registry:
                     raise trouble.failure(image.name, label) from trouble
                 earlier.append(f"{label}: {trouble.text}")
 
+    async def verify_stored(self, image: StoredImage, user_image: str, namespace: str) -> None:
+        """Re-check the policy for an image of the store; see the port.
+
+        Only where the configuration names a policy of its own or the namespace has one. Signatures kept with the
+        image are tried first, then those that its registry has now. InvalidRequest when the user's name for the
+        image is unknown, so that no policy can be chosen.
+        """
+        if not (self._settings.policy or self._trust.namespaced(namespace)):
+            return
+        policy = await self._trust.policy(namespace)
+        if policy.trivial:
+            return
+        if not user_image:
+            raise InvalidRequest("user specified image not specified, cannot verify image signature")
+        candidates = self._registries.candidates(user_image, self._recorded_aliases())
+        # Of several meanings of a short name the one that this image was pulled as.
+        meant = [name for name in candidates if str(name) in image.names] or list(candidates)
+        if not meant:
+            raise InvalidRequest(f"image {user_image!r} names no registry, so that no signature policy can be chosen")
+        for name in meant[:-1]:
+            try:
+                await self._verify_as(image, name, policy.requirements(name))
+                return
+            except SignatureInvalid as error:
+                log.debug("Image not accepted under one of its names", image=str(name), error=str(error))
+        await self._verify_as(image, meant[-1], policy.requirements(meant[-1]))
+
+    async def _verify_as(self, image: StoredImage, name: Reference, requirements: Sequence[Requirement]) -> None:
+        if name.digest and name.digest not in image.digests:
+            raise SignatureInvalid(f"image {name}: the stored image {image.id} does not have this digest")
+        if all(isinstance(requirement, (Accept, Reject)) for requirement in requirements):
+            await self._trust.check(requirements, name, image.digests, ())
+            return
+        if self._settings.stored_signatures is not None:
+            try:
+                kept = [parse_stored(blob) for blob in await self._settings.stored_signatures(image.id)]
+                await self._trust.check(requirements, name, image.digests, kept)
+                return
+            except (SignatureInvalid, BadSignature) as error:
+                log.debug("Signatures kept with the image do not do", image=str(name), error=str(error))
+        endpoints = await self._endpoints(name, _Wallet(None, None))
+        for endpoint in endpoints:
+            try:
+                signatures = await self._signatures(endpoint, name, image.digests, requirements)
+                await self._trust.check(requirements, name, image.digests, signatures)
+                return
+            except (SignatureInvalid, RegistryError) as error:
+                if endpoint is endpoints[-1]:
+                    raise
+                log.debug("No accepted signature at a mirror", image=str(name), error=str(error))
+
 
 def stall_is_final(settings: Settings) -> bool:
     """True when the operator limits the time without progress: then no other place is tried either."""
     return settings.pull_progress_timeout > 0
 
 
-def _remote(reference: Reference, found: Found, places: Places) -> RemoteImage:
+def _remote(reference: Reference, found: Found, signatures: tuple[bytes, ...], places: Places) -> RemoteImage:
     return RemoteImage(
         name=str(reference.canonical()),
         manifest=found.body,
@@ -200,6 +284,7 @@ def _remote(reference: Reference, found: Found, places: Places) -> RemoteImage:
         layers=found.layers,
         index=found.index,
         index_digest=found.index_digest,
+        signatures=signatures,
         annotations=found.manifest.annotations,
         artifact_type=found.manifest.artifact_type,
         source=places,

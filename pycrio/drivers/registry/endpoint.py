@@ -57,11 +57,15 @@ class Endpoint:
         while True:
             attempt += 1
             try:
-                return await asyncio.wait_for(self._read(path, accept, limit, what), self._limits.small)
-            except (asyncio.TimeoutError, TimeoutError):
-                raise Trouble("stalled", f"{what} did not arrive within {self._limits.small:g} s") from None
+                return await self._timely(path, accept, limit, what)
             except Trouble as trouble:
                 await self.pause(trouble, attempt)
+
+    async def _timely(self, path: str, accept: str, limit: int, what: str) -> Document:
+        try:
+            return await asyncio.wait_for(self._read(path, accept, limit, what), self._limits.small)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Trouble("stalled", f"{what} did not arrive within {self._limits.small:g} s") from None
 
     async def _read(self, path: str, accept: str, limit: int, what: str) -> Document:
         async with self.open(path, {"Accept": accept}) as response:
