@@ -3,7 +3,7 @@
 One pool per kind of work, so that slow work of one kind (a layer that takes seconds) cannot hold up the others:
 
 ======== =================== ==========================================================
-unpack   one per core, min 2 layer extraction
+unpack   one per core, min 8 layer extraction (mostly waits for downloads)
 mount    4                   mounts and namespaces
 proc     4                   starting programs, short calls about processes
 store    4                   reading and writing records, locks and indexes
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SIZES = {
-    "unpack": max(2, len(os.sched_getaffinity(0))),
+    "unpack": max(8, len(os.sched_getaffinity(0))),
     "mount": 4,
     "proc": 4,
     "store": 4,

@@ -166,6 +166,6 @@ def sweep_places(base: str) -> int:
                 Place(base, entry.removeprefix("lock-"), lock).remove()
         elif entry.startswith("temp-dir-") and not os.path.lexists(f"{base}/lock-{entry.removeprefix('temp-dir-')}"):
             # The lock comes before and goes after the directory: without one, a removal failed half-way.
-            removed += 1
+            removed += os.path.lexists(f"{base}/{entry}")
             remove_tree(f"{base}/{entry}")
     return removed

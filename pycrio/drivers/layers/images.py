@@ -172,16 +172,19 @@ class Images:
                     f"image {image_id} is in the store with top layer {known.layer or '(none)'} instead of "
                     f"{top_layer or '(none)'}: remove it and pull again"
                 )
-            if known is None:
-                known = edit.put(ImageRecord(id=image_id, layer=top_layer, created=created, metadata="{}"))
+            fresh = ImageRecord(id=image_id, layer=top_layer, created=created)
+            record = _with_items(replace(known or fresh, metadata=metadata), items, image.manifest_digest)
+            if known is not None and _signatures(known) not in ("", _signatures(record)):
+                # Other signatures than before: at no time may the record describe a file that is not there.
+                edit.put(_with_items(known, {}, known.digest))
                 edit.save()
+            # Data first: a crash before the record is written leaves a directory that nobody refers to.
             directory = f"{self._settings.images_dir}/{image_id}"
             make_dir(directory)
             for key, data in items.items():
                 path = f"{directory}/{data_file(key)}"
                 if _stored_size(path) != len(data) or read_file(path) != data:
                     write_atomic(path, data)
-            record = _with_items(replace(known, metadata=metadata), items, image.manifest_digest)
             edit.put(record)
             if image.name:
                 record = _give_name(edit, record, image.name)
@@ -254,6 +257,10 @@ def _items(image: RemoteImage) -> tuple[dict[str, bytes], str]:
         items["signatures"] = b"".join(image.signatures)
         metadata["signature-sizes"] = [len(s) for s in image.signatures]
     return items, json.dumps(metadata, separators=(",", ":"))
+
+
+def _signatures(record: ImageRecord) -> str:
+    return record.data_digests.get("signatures", "")
 
 
 def _with_items(record: ImageRecord, items: Mapping[str, bytes], manifest_digest: str) -> ImageRecord:

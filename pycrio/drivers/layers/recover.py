@@ -23,12 +23,12 @@ from pycrio.drivers.layers.table import Edit
 def collect(settings: Settings, index: Index, overlay: Overlay) -> int:
     """Remove incomplete layers, orphaned directories and files, abandoned places; how many things."""
     with Trash(settings) as trash, index.layers.edit() as edit:
-        removed = overlay.heal_links()
         incomplete = [r.id for r in edit.rows.by_id.values() if r.incomplete]
-        removed += delete_layers(edit, incomplete, overlay, settings, trash)
+        removed = delete_layers(edit, incomplete, overlay, settings, trash)
         removed += delete_layers(edit, _abandoned(index, edit), overlay, settings, trash)
         removed += _orphans(settings, overlay, edit, trash)
         removed += _data_directories(index, settings)
+        removed += overlay.heal_links()
     for base in dict.fromkeys((f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs")):
         removed += sweep_places(base)
     removed += sweep_places(f"{settings.layers_dir}/tmp")

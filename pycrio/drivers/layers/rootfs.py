@@ -316,6 +316,10 @@ class Rootfs:
         containers = (await self._index.current()).containers
         return containers.derive(_ours)
 
+    async def known(self, container_id: str) -> bool:
+        """True when the store has a container of that id, whoever made it."""
+        return container_id in (await self._index.current()).containers.by_id
+
 
 def _skeleton(layer: LayerRecord) -> dict[str, Any]:
     return {"id": layer.id, "names": layer.names, "parent": layer.parent, "created": layer.created}

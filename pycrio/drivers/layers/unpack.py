@@ -165,6 +165,7 @@ class Layers:
             raise
 
     async def _unpack(self, layer: LayerDescriptor, source_fd: int, staged: Staged) -> UnpackedLayer:
+        await _readable(source_fd)
         cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             future = submit("unpack", self._run, layer, source_fd, staged, cancel_fd)
@@ -291,6 +292,29 @@ class Layers:
     async def garbage(self) -> int:
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
         return await self._turn.run(lambda: collect(self._settings, self._index, self._overlay))
+
+
+async def _readable(fd: int) -> None:
+    """Wait for the first byte (or the end) of a pipe or socket.
+
+    Only then is a thread taken: if threads waited for downloads that have not begun, they could all wait for downloads
+    that themselves wait for their turn behind others whose pipes nobody reads.
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    try:
+        loop.add_reader(fd, wake)
+    except PermissionError:  # a regular file: epoll has nothing to wait for
+        return
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
 
 
 def _record(layer: UnpackedLayer, layer_id: str, parent: str) -> LayerRecord:
