@@ -77,7 +77,8 @@ static int make_room(struct pc_apply *a, const char *name, struct pc_dir **dir, 
         if (r < 0)
                 return r;
         (*dir)->dirty = true;
-        a->lost = a->lost || S_ISDIR(st.st_mode) || (S_ISREG(st.st_mode) && st.st_size > 0);
+        /* Also a link: content may have been put behind it. */
+        a->lost = a->lost || S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_size > 0);
         r = pc_dirs_remove((*dir)->fd, base, reterr);
         return r < 0 ? r : pc_is_whiteout(&st) ? 2 : 1;
 }

@@ -23,10 +23,11 @@ int pc_regions_check(const struct pc_regions *r, int64_t size, int64_t stored, s
         bool ok = size >= 0;
         for (size_t i = 0; ok && i < r->n; i++) {
                 const struct pc_region *g = &r->v[i];
-                ok = g->offset >= end && g->length >= 0 && g->offset <= INT64_MAX - g->length &&
-                     g->offset + g->length <= size;
-                end = g->offset + g->length; /* not used when !ok, so a wrapped value does no harm */
-                sum += ok ? g->length : 0;   /* cannot overflow: regions are disjoint and below size */
+                ok = g->offset >= end && g->length >= 0 && g->length <= size && g->offset <= size - g->length;
+                if (ok) {
+                        end = g->offset + g->length;
+                        sum += g->length; /* regions are disjoint and below size */
+                }
         }
         if (!ok || sum != stored)
                 return pc_fail(reterr, EBADMSG, "sparse map", NULL);

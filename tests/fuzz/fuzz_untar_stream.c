@@ -1,0 +1,189 @@
+// SRC: csrc/untar/*.c
+// LIBS: -lisal -lzstd -lcrypto -lbz2 -llzma
+/* Whole layers: any bytes through the decoder and the archive reader onto a directory, then back to the tar.
+ *
+ * The first byte holds switches: 1 repairs header checksums, 2 leaves the root alone, 4 the input is compressed.
+ * Checked: nothing appears or changes beside the target, and metadata that claims to be complete gives the tar back. */
+#include "common/fd.h"
+#include "common/io.h"
+#include "common/path.h"
+#include "untar/archive.h"
+#include "untar/codec.h"
+#include "untar/dirs.h"
+#include "untar/header.h"
+#include "untar/idset.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { PLAIN_MAX = 256 << 10, TEXT = 64 << 10 };
+
+static int base = -1; /* holds "in" (targets) and "out" (what must stay as it is) */
+static struct stat outside;
+
+static void check(bool good) {
+        if (!good)
+                abort();
+}
+
+static void clean_up(void) {
+        struct pc_err err;
+        int shm = open("/dev/shm", O_RDONLY | O_DIRECTORY);
+        char name[64];
+        (void) snprintf(name, sizeof name, "fuzz-untar-%d", (int) getpid());
+        (void) pc_dirs_remove(shm, name, &err);
+        (void) close(shm);
+}
+
+static void set_up(void) {
+        char name[64];
+        (void) snprintf(name, sizeof name, "/dev/shm/fuzz-untar-%d", (int) getpid());
+        check(mkdir(name, 0700) == 0);
+        (void) atexit(clean_up);
+        base = open(name, O_RDONLY | O_DIRECTORY);
+        check(mkdirat(base, "out", 0755) == 0);
+        int fd = openat(base, "out/secret", O_WRONLY | O_CREAT, 0644);
+        check(fd >= 0 && write(fd, "secret", 6) == 6);
+        (void) close(fd);
+        check(fstatat(base, "out/secret", &outside, 0) == 0);
+        check(unshare(CLONE_FS) == 0);
+        (void) umask(0);
+}
+
+static size_t entries_of(int dirfd, const char *name) {
+        size_t n = 0;
+        DIR *d = fdopendir(openat(dirfd, name, O_RDONLY | O_DIRECTORY));
+        check(d != NULL);
+        while (readdir(d))
+                n++;
+        (void) closedir(d);
+        return n - 2;
+}
+
+/* As a reader would walk: header, data, header. */
+static void repair(uint8_t *p, size_t n) {
+        for (size_t at = 0; at + PC_TAR_BLOCK <= n;) {
+                uint8_t *b = p + at;
+                bool zero = true;
+                for (int i = 0; i < PC_TAR_BLOCK && zero; i++)
+                        zero = b[i] == 0;
+                at += PC_TAR_BLOCK;
+                if (zero)
+                        continue;
+                unsigned s = 0;
+                memset(b + 148, ' ', 8);
+                for (int i = 0; i < PC_TAR_BLOCK; i++)
+                        s += b[i];
+                (void) snprintf((char *) b + 148, 8, "%06o", s);
+                int64_t size;
+                if (!pc_tar_header_only((char) b[156]) && pc_tar_number(b + 124, 12, &size) && size > 0 &&
+                    size < PLAIN_MAX)
+                        at += ((size_t) size + PC_TAR_BLOCK - 1) / PC_TAR_BLOCK * PC_TAR_BLOCK;
+        }
+}
+
+static uint8_t *plain(const uint8_t *p, size_t n, size_t *ret_n) {
+        struct pc_err err;
+        struct pc_codec *c = pc_codec_new(pc_codec_detect(p, n), 20);
+        uint8_t *out = malloc(PLAIN_MAX);
+        struct pc_span s = {.in = p, .in_left = n, .out = out, .out_left = PLAIN_MAX, .last = true};
+        check(c && out);
+        for (size_t before = SIZE_MAX; s.out_left > 0 && s.in_left + s.out_left != before;) {
+                before = s.in_left + s.out_left;
+                if (pc_codec_run(c, &s, &err) < 0)
+                        break;
+        }
+        check(s.out_left <= PLAIN_MAX && s.in_left <= n);
+        pc_codec_free(c);
+        *ret_n = PLAIN_MAX - s.out_left;
+        return out;
+}
+
+static void give_back(int split, int target, const uint8_t *tar, size_t n) {
+        struct pc_err err;
+        _cleanup_fd_ int out = memfd_create("tar", MFD_CLOEXEC);
+        uint8_t sha[32];
+        uint64_t size = 0;
+        check(lseek(split, 0, SEEK_SET) == 0);
+        int r = pc_tarsplit_assemble((int[]){split, target, out, -1}, sha, &size, &err);
+        check(r == 0 && size == n);
+        if (n == 0)
+                return;
+        void *again = mmap(NULL, n, PROT_READ, MAP_SHARED, out, 0);
+        check(again != MAP_FAILED && memcmp(again, tar, n) == 0);
+        (void) munmap(again, n);
+}
+
+static void unpack(const uint8_t *tar, size_t n, bool keep_root) {
+        struct pc_err err = {0};
+        check(mkdirat(base, "in", 0755) == 0);
+        _cleanup_fd_ int target = openat(base, "in", O_RDONLY | O_DIRECTORY);
+        struct pc_untar_opts opts = {.src_fd = -1, .target_fd = target, .cancel_fd = -1, .keep_root = keep_root};
+        opts.limits = (struct pc_untar_limits){
+            .entries = 500, .bytes = 1 << 20, .path = 4095, .depth = 64, .special = 64 << 10, .sparse = 64};
+        struct pc_ring *in = pc_ring_new(1 + (unsigned) (n / 3000), 4096, 1), *text = pc_ring_new(40, TEXT, 1);
+        check(in && text);
+        for (size_t at = 0; at < n; at += 3000) { /* blocks that are no multiple of a tar block */
+                uint8_t *block;
+                size_t some = n - at < 3000 ? n - at : 3000;
+                check(pc_ring_claim(in, &block) == 0);
+                memcpy(block, tar + at, some);
+                pc_ring_publish(in, some);
+        }
+        pc_ring_end(in);
+        struct pc_archive a = {.opts = &opts,
+                               .limits = &opts.limits,
+                               .tar = in,
+                               .split = pc_split_new(text),
+                               .exact_umask = true,
+                               .uids = pc_idset_new(),
+                               .gids = pc_idset_new()};
+        int r = pc_archive_run(&a, &err);
+        check(r == 0 || (r < 0 && err.code == -r && err.step));
+        check(a.entries <= 500);
+        if (r == 0 && a.split_complete) {
+                _cleanup_fd_ int split = memfd_create("split", MFD_CLOEXEC);
+                check(pc_split_pack(text, split, &err) == 0);
+                give_back(split, target, tar, n);
+        }
+        pc_split_free(a.split);
+        pc_idset_free(a.uids);
+        pc_idset_free(a.gids);
+        pc_ring_free(in);
+        pc_ring_free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        struct pc_err err;
+        if (base < 0)
+                set_up();
+        if (size < 1 || size > PLAIN_MAX)
+                return 0;
+        size_t n = size - 1;
+        uint8_t *tar;
+        if (data[0] & 4) {
+                tar = plain(data + 1, n, &n);
+        } else {
+                tar = malloc(n ? n : 1);
+                check(tar != NULL);
+                memcpy(tar, data + 1, n);
+        }
+        if (data[0] & 1)
+                repair(tar, n);
+        unpack(tar, n, data[0] & 2);
+        free(tar);
+        check(pc_dirs_remove(base, "in", &err) == 0);
+        struct stat now;
+        check(fstatat(base, "out/secret", &now, 0) == 0);
+        check(now.st_nlink == 1 && now.st_ctim.tv_sec == outside.st_ctim.tv_sec &&
+              now.st_ctim.tv_nsec == outside.st_ctim.tv_nsec);
+        check(entries_of(base, ".") == 1 && entries_of(base, "out") == 1);
+        return 0;
+}
