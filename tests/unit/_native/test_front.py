@@ -103,10 +103,11 @@ async def test_a_call_in_progress_survives_draining(crio: socket.socket, tmp_pat
         assert await echo(b"before") == b"before"
         front.drain()
         assert await echo(b"after") == b"after"
+        crio.close()
         front.stop()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await echo(b"stopped", timeout=5)
-        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            await echo(b"stopped")
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_silent_client_is_closed(crio: socket.socket, tmp_path: pathlib.Path) -> None:
