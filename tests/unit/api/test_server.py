@@ -11,8 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
+from pycrio._native.front import Front
 from pycrio.api._pb import api_pb2 as pb
 from pycrio.api.server import MAX_MESSAGE, Server, Settings, _options
+from pycrio.api.sockets import Listener
 from pycrio.errors import Unavailable
 from tests.unit.api import client
 from tests.unit.api.test_boundary import Scripted
@@ -105,3 +107,18 @@ async def test_a_place_that_cannot_be_listened_on(tmp_path: pathlib.Path) -> Non
     with pytest.raises(Unavailable, match="cannot serve"):
         await server.start()
     await server.stop(0)
+
+
+async def test_one_socket_for_both_behind_the_native_front(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "crio.sock")
+    listener = Listener(path)
+    server = Server(Settings(str(tmp_path / "inner")), [Scripted(echo)], Fake().pages())
+    targets = await server.start()
+    with Front(listener.fileno(), targets.grpc, targets.http) as front:
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert (await client.call(channel, "Version", version="x" * 1_000_000)).version == "x" * 1_000_000
+            assert (await get(path, "/info"))[0] == 200
+        front.drain()
+        await server.stop(1)
+    listener.close()
+    assert sorted(os.listdir(tmp_path)) == ["inner"]

@@ -461,12 +461,16 @@ REQUESTS = {m: request for methods in cri_table.SERVICES.values() for m, request
 
 
 def with_real_ids(message: Any, ids: dict[str, str]) -> Any:
-    """The message with the ids of objects that exist."""
+    """The message with the ids of objects that exist, and with what every pod and container must have."""
     for name, value in ids.items():
         if name in message.DESCRIPTOR.fields_by_name:
             setattr(message, name, value)
-    if hasattr(message, "config") and hasattr(message.config, "image"):
-        message.config.image.image = "busybox"
+    if isinstance(message, pb.RunPodSandboxRequest):
+        message.config.MergeFrom(pod_message("other"))
+        message.runtime_handler = ""
+    if isinstance(message, pb.CreateContainerRequest):
+        message.config.MergeFrom(container_message("other"))
+        message.sandbox_config.MergeFrom(pod_message())
     return message
 
 
