@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT = 16 << 10
 IDLE = 30.0  # seconds that a client may take for a request's head
+REFUSAL = 2.0  # seconds for a client that is one too many
 MAX_CLIENTS = 64
 _log = log.get("metrics")
 _REASONS = {
@@ -108,6 +109,7 @@ class Exporter:
         self._clients.add(task)
         try:
             if len(self._clients) > MAX_CLIENTS:
+                await asyncio.wait_for(reader.read(HEAD_LIMIT), REFUSAL)  # unread, it would reset the answer
                 await _reply(writer, 503, b"too many connections\n", False)
                 self._exposition.answered["503"] += 1
             else:

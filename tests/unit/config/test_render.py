@@ -204,8 +204,10 @@ def test_the_written_reference_is_in_step() -> None:
 
 
 def test_manuals_name_every_option() -> None:
-    program = manual.roff("pycrio", 8, manual.program_page())
-    file = manual.roff("crio.conf", 5, manual.file_page())
+    program, file = (
+        manual.roff("page", 1, blocks).replace("\\:", "")  # without the points where long words may break
+        for blocks in (manual.program_page(), manual.file_page())
+    )
     for row in ROWS:
         if not row.hidden:
             for flag in row.flags:
