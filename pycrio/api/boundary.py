@@ -98,6 +98,8 @@ class Boundary:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self._sending: set[asyncio.Task[bytes]] = set()
+        self._ended: set[asyncio.Task[bytes]] = set()
 
     def unary(self, path: str, kind: type[Message], call: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler for a call with one answer; ``path`` is ``/service/Method``."""
@@ -131,7 +133,10 @@ class Boundary:
         async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
             with obslog.bind(id=str(uuid.uuid4()), name=path):
                 request = await _checked(context, kind, raw)
-                await _answered(context, send(request, context))
+                sending = asyncio.get_running_loop().create_task(send(request, context))
+                self._sending.add(sending)
+                sending.add_done_callback(self._sending.discard)
+                await _answered(context, self._until_ended(sending))
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -145,6 +150,21 @@ class Boundary:
         except asyncio.CancelledError:
             task.add_done_callback(_finished_alone)
             raise
+
+    async def _until_ended(self, sending: asyncio.Task[bytes]) -> bytes:
+        """Await a stream; one that ``end_streams`` cancelled fails as Unavailable, so that clients connect anew."""
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if sending not in self._ended:
+                raise
+            raise errors.Unavailable("the daemon stops serving: connect again when it is back") from None
+
+    def end_streams(self) -> None:
+        """End the open streams, some of which (events) would else never end by themselves."""
+        self._ended |= self._sending
+        for task in self._sending:
+            task.cancel()
 
     async def drain(self, grace: float) -> int:
         """Wait until the flows that go on alone have ended, ``grace`` seconds at most; how many are left."""

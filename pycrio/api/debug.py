@@ -10,8 +10,11 @@ import sys
 import threading
 import traceback
 import tracemalloc
+import types
+from collections.abc import Iterable
 
 _TOP = 100
+_DEEPEST = 200
 
 
 def stacks() -> str:
@@ -22,15 +25,38 @@ def stacks() -> str:
     except RuntimeError:
         tasks = []
     for task in tasks:
-        text.write(f"task {task.get_name()}:\n")
-        task.print_stack(file=text)
-        text.write("\n")
+        text.write(f"task {task.get_name()}:\n{_format(_awaiting(task.get_coro()))}\n")
     names = {t.ident: t.name for t in threading.enumerate()}
     for ident, frame in sorted(sys._current_frames().items()):
-        text.write(f"thread {names.get(ident, '?')} ({ident}):\n")
-        text.writelines(traceback.format_stack(frame))
-        text.write("\n")
+        calls: list[types.FrameType] = []
+        at: types.FrameType | None = frame
+        while at is not None:
+            calls.append(at)
+            at = at.f_back
+        text.write(f"thread {names.get(ident, '?')} ({ident}):\n{_format(reversed(calls))}\n")
     return text.getvalue()
+
+
+def _awaiting(awaited: object) -> list[types.FrameType]:
+    """Frames from a task's coroutine down to what it waits for at last; compiled coroutines have none."""
+    frames: list[types.FrameType] = []
+    while awaited is not None and len(frames) < _DEEPEST:
+        for kind in ("cr", "gi", "ag"):
+            if hasattr(awaited, f"{kind}_code"):
+                frame = getattr(awaited, f"{kind}_frame")
+                frames += [frame] if frame is not None else []
+                awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            break
+    return frames
+
+
+def _format(frames: Iterable[types.FrameType]) -> str:
+    """As tracebacks are written."""
+    # A frame that is just being entered, or compiled, has no line: its first one will do.
+    places = [(f.f_code.co_filename, f.f_lineno or f.f_code.co_firstlineno, f.f_code.co_name, None) for f in frames]
+    return "".join(traceback.StackSummary.from_list(places).format())
 
 
 def heap() -> str:

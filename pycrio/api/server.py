@@ -70,9 +70,10 @@ class Server:
         return targets
 
     async def stop(self, grace: float) -> None:
-        """End within about ``grace`` seconds: no new calls, running ones may finish, those left are cancelled; then
-        flows that go on without a caller have what is left of the time."""
+        """End within about ``grace`` seconds: streams end and no call begins; running ones may finish, those left are
+        cancelled; then flows that go on without a caller have as much time again."""
         if self._grpc is not None:
+            self._boundary.end_streams()
             await self._grpc.stop(grace)
             self._grpc = None
         left = await self._boundary.drain(grace)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pathlib
 import stat
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -122,3 +123,27 @@ async def test_one_socket_for_both_behind_the_native_front(tmp_path: pathlib.Pat
         await server.stop(1)
     listener.close()
     assert sorted(os.listdir(tmp_path)) == ["inner"]
+
+
+async def test_stop_ends_streams_at_once(tmp_path: pathlib.Path) -> None:
+    closed = asyncio.Event()
+    service = Scripted(echo)
+
+    async def endless() -> AsyncIterator[Any]:
+        try:
+            yield pb.ContainerEventResponse(container_id="c")
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    service.pieces = endless
+    server = Server(Settings(str(tmp_path / "inner")), [service], Fake().pages())
+    targets = await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{targets.grpc}") as channel:
+        events = client.stream(channel, "GetContainerEvents", deadline=None)
+        await events.read()
+        await asyncio.wait_for(server.stop(1000), 30)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await events.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert closed.is_set()
