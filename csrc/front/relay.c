@@ -1,8 +1,8 @@
 /* Bytes between the two sides of a connection: reading, holding back, half-close, end.
  *
- * Plain reads and writes through one buffer of the thread rather than splice: see bench/bench_front.py; messages of
- * the CRI are small, a pipe per direction would cost four descriptors per connection, and nothing is kept per
- * connection while it is idle. */
+ * Plain reads and writes through one buffer of the thread rather than splice: for messages of 100 bytes to 64 KiB
+ * the two measured alike, while a pipe per direction would cost four descriptors per connection. Nothing is kept
+ * per connection while it is idle. */
 #include "front/relay.h"
 #include "common/fd.h"
 #include <sys/socket.h>

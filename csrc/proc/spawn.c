@@ -23,7 +23,6 @@ struct clone3_args {
 /* clone3 with a stack of its own for the child, which needs the few instructions that libc does not export. The child
  * shares memory but sleeps us (vfork), so nothing is copied however large the process is. */
 #if defined(__x86_64__) && defined(__LP64__)
-#define HAVE_CLONE3 1
 static long clone3_call(struct clone3_args *args, struct pc_child *c) {
         long r;
         register int (*fn)(void *) __asm__("r8") = pc_child_main;
@@ -42,7 +41,6 @@ static long clone3_call(struct clone3_args *args, struct pc_child *c) {
         return r;
 }
 #elif defined(__aarch64__)
-#define HAVE_CLONE3 1
 static long clone3_call(struct clone3_args *args, struct pc_child *c) {
         register long x0 __asm__("x0") = (long) args;
         register long x1 __asm__("x1") = sizeof *args;
@@ -62,7 +60,6 @@ static long clone3_call(struct clone3_args *args, struct pc_child *c) {
         return x0;
 }
 #else
-#define HAVE_CLONE3 0
 static long clone3_call(struct clone3_args *args, struct pc_child *c) {
         (void) args;
         (void) c;
