@@ -19,7 +19,7 @@ import pytest_asyncio
 from pycrio._native import mounts, untar
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.store import Store
-from pycrio.errors import InUse
+from pycrio.errors import Exhausted, InUse
 from pycrio.model.image import StoredImage
 from pycrio.model.security import IdMapping
 from tests.unit.drivers.layers.support import BUSY, EXTRA, Blob, Entry, digest, make_image, make_tar, pull
@@ -459,3 +459,62 @@ async def test_everybody_at_once(store: Store, tools: Tools, tmp_path: Path) -> 
     assert await store.layers.garbage() == 0
     assert base.layer in directories
     assert len(list(Path(tools.root, "overlay/l").iterdir())) == len(directories)
+
+
+# --- limits ---
+
+
+@pytest_asyncio.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store on a file system of 3 MiB and 300 inodes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,nr_inodes=300", "none", str(place)], check=True)
+    store = Store(Settings(root=str(place / "root"), run_root=str(tmp_path / "run")))
+    await store.open()
+    yield store
+    await store.close()
+    detach(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "files", [{f"f{n}": os.urandom(100_000) for n in range(60)}, {f"f{n}": b"" for n in range(500)}]
+)
+async def test_a_full_disk_is_said_and_cleaned_up(small: Store, files: dict[str, bytes | None]) -> None:
+    with pytest.raises(Exhausted, match="no space left"):
+        await pulled(small, tars=[make_tar(BUSY), make_tar(files)])
+    root = Path(small.settings.root)
+    assert os.listdir(root / "overlay/tempdirs") == []
+    assert os.listdir(root / "overlay-layers/tmp") == []
+    image = await pulled(small, tars=[make_tar(BUSY)])  # what was freed can be used
+    filler = root / "filler"
+    free = os.statvfs(root)
+    filler.write_bytes(b"x" * (free.f_bavail * free.f_bsize))
+    with pytest.raises(Exhausted, match="no space left"):
+        await small.rootfs.create(Entry(BOX, ("box",), image.id))
+    filler.unlink()
+    await small.rootfs.create(Entry(BOX, ("box",), image.id))
+    await small.rootfs.mount(BOX)
+    await small.rootfs.remove(BOX)
+    assert await small.layers.garbage() == 0
+
+
+def state(root: str) -> tuple[int, int, list[str]]:
+    """Descriptors, mounts, and files of a store."""
+    files = [str(p) for p in Path(root).rglob("*") if "/diff/" not in str(p)]
+    mounted = Path("/proc/self/mountinfo").read_text().count(root)
+    return len(os.listdir("/proc/self/fd")), mounted, sorted(files)
+
+
+async def test_many_containers_leave_nothing(store: Store, tools: Tools) -> None:
+    image = await pulled(store)
+    kept: tuple[int, int, list[str]] | None = None
+    for turn in range(60):
+        await store.rootfs.create(Entry(f"{turn:064x}", (f"box{turn}",), image.id, {"pod-name": "p", "pod-id": "i"}))
+        Path(await store.rootfs.mount(f"{turn:064x}"), "file").write_text("x")
+        if turn % 2:
+            await store.rootfs.unmount(f"{turn:064x}")
+        await store.rootfs.remove(f"{turn:064x}")
+        if turn == 3:
+            kept = state(tools.root)
+    assert state(tools.root) == kept

@@ -48,6 +48,7 @@ class LockFile:
         self._mutex = threading.Lock()
         self._opening = threading.Lock()
         self._fd = -1
+        self._stale: list[int] = []
 
     def _open(self) -> int:
         """The descriptor; a fresh one when the file was deleted behind our back (a store that was reset)."""
@@ -55,7 +56,8 @@ class LockFile:
             if self._fd >= 0:
                 if os.fstat(self._fd).st_nlink:
                     return self._fd
-                os.close(self._fd)
+                # Another thread may be waiting for a lock on it: the number must not be given to something else yet.
+                self._stale.append(self._fd)
                 self._fd = -1
             if self.read_only:
                 try:
@@ -104,9 +106,11 @@ class LockFile:
     def close(self) -> None:
         """Forget the descriptor (and with it any lock)."""
         with self._opening:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            for fd in (*self._stale, self._fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._stale.clear()
+            self._fd = -1
 
 
 class LockSet:

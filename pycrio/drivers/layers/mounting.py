@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 
 from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.overlay import MountPlan, Overlay
 from pycrio.drivers.layers.settings import Settings
 from pycrio.model.security import IdMapping
+from pycrio.obs import log as obslog
 
+log = obslog.get("store")
 IdTriple = tuple[int, int, int]
 
 
@@ -124,6 +127,7 @@ class Mounter:
     def mount(self, plan: MountPlan, uid_map: Sequence[IdMapping] = (), gid_map: Sequence[IdMapping] = ()) -> None:
         """Mount a container's layer (``layers.lock`` held); with maps, what lies below shows shifted ids."""
         directory = os.path.dirname(plan.target)
+        plan = self._supported(plan)
         make_dir(plan.target)
         self._overlay.clear_volatile(directory)
         if not uid_map and not gid_map:
@@ -132,6 +136,13 @@ class Mounter:
         with contextlib.ExitStack() as stack:
             lowers = self._shifted(plan.lowers, f"{directory}/mapped", (uid_map, gid_map), stack)
             self._kernel.overlay(lowers, plan.upper, plan.work, plan.target, plan.options)
+
+    def _supported(self, plan: MountPlan) -> MountPlan:
+        """The plan without ``metacopy=on`` where the kernel lacks it: it only saves copying."""
+        if "metacopy=on" not in plan.options or self.offers("metacopy"):
+            return plan
+        log.warning("Mounting without metacopy, which this kernel does not have", target=plan.target)
+        return replace(plan, options=tuple(o for o in plan.options if o != "metacopy=on"))
 
     def _shifted(
         self,
@@ -164,8 +175,8 @@ class Mounter:
         options = ["ro", "nodev", "nosuid", "noexec"]
         if label:
             options.append(f'context="{label}"')
-        if len(lowers) == 1:  # overlay without an upper directory wants two lowers
-            empty = f"{self._settings.run_root}/overlay/empty"
+        for number in range(2 - len(lowers)):  # overlay without an upper directory wants two lowers
+            empty = f"{self._settings.run_root}/overlay/empty{number}"
             make_dir(empty)
             lowers = [*lowers, empty]
         self._kernel.overlay(lowers, None, None, target, options)

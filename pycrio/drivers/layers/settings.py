@@ -47,6 +47,11 @@ class Settings:
         faults: list[str] = []
         if driver not in ("", DRIVER):
             faults.append(f"storage_driver {driver!r} is not supported: pycrio's store uses overlay")
+        for what, path in (("root", root), ("runroot", run_root), ("imagestore", image_store or "/")):
+            if not path.startswith("/"):
+                faults.append(f"{what} {path!r} is not an absolute path")
+        if image_store == root:
+            image_store = ""  # not apart from anything
         settings = cls(root=root, run_root=run_root, image_store=image_store)
         for option in options:
             try:

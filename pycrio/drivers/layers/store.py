@@ -18,6 +18,9 @@ from pycrio.drivers.layers.turn import Turn, guarded, settle
 from pycrio.drivers.layers.unpack import Layers
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import StoreFailure
+from pycrio.obs import log as obslog
+
+log = obslog.get("store")
 
 
 class Store:
@@ -59,7 +62,8 @@ class Store:
                 make_dir(f"{s.run_root}/{name}")
             with self._lock.write():
                 self._overlay.prepare()
-            self._index.drop_unusable()
+            for dropped in self._index.drop_unusable():
+                log.warning("Additional image store cannot be read, going on without it", path=dropped)
             removed = collect(s, self._index, self._overlay)
             self._index.view()
             return removed

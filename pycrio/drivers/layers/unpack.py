@@ -29,6 +29,9 @@ from pycrio.drivers.layers.turn import Turn, guarded, settle
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import BadImage, Exhausted, NotFound, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
+from pycrio.obs import log as obslog
+
+log = obslog.get("store")
 
 _SPLIT = "tar-split.gz"
 _MALFORMED = {
@@ -228,7 +231,9 @@ class Layers:
                 os.close(dir_fd)
             if result.split_complete:
                 os.fsync(split_fd)
-            else:  # without the file, exporters make a new archive instead of failing on a rebuilt one
+            else:
+                log.warning("Layer cannot be exported bit for bit, it replaces its own files", layer=layer.digest)
+                # without the file, exporters make a new archive instead of failing on a rebuilt one
                 os.unlink(f"{staged.split.path}/{_SPLIT}")
             return result
         except OSError as e:

@@ -46,6 +46,13 @@ def test_every_fault_is_listed() -> None:
     assert len(caught.value.faults) == 3
 
 
+def test_paths_are_absolute() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_options("r", "", "i", "", ())
+    assert len(caught.value.faults) == 3
+    assert Settings.from_options("/r", "/rr", "/r", "", ()).image_store == ""
+
+
 def test_directories_of_a_split_store() -> None:
     settings = Settings(root="/r", run_root="/rr", image_store="/i")
     assert (settings.home, settings.image_home) == ("/r/overlay", "/i/overlay")

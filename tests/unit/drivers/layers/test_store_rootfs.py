@@ -22,7 +22,7 @@ from pycrio.errors import (
     Unsupported,
 )
 from pycrio.model.security import IdMapping
-from tests.unit.drivers.layers.support import BUSY, EXTRA, Entry, FakeKernel, make_image, make_tar, pull
+from tests.unit.drivers.layers.support import BUSY, EXTRA, Entry, FakeKernel, make_image, make_tar, pull, settings
 
 BOX = "b0" * 32
 METADATA = {"pod-name": "p", "pod-id": "ab" * 32, "name": "k8s_box"}
@@ -241,6 +241,33 @@ async def test_images_as_volumes(store: Store, kernel: FakeKernel, tmp_path: Pat
     kernel.fail = OSError(22, "Invalid argument")
     with pytest.raises(ImageMountFailed, match="Invalid argument"):
         await store.rootfs.mount_image(image, str(target), "")
+
+
+async def test_an_empty_root_file_system(store: Store, kernel: FakeKernel) -> None:
+    await store.rootfs.create(Entry(BOX, ("pod",)))
+    path = await store.rootfs.mount(BOX)
+    assert kernel.calls[-1][2] == (path.replace("merged", "empty"),)
+    assert await store.rootfs.known(BOX)
+    await store.rootfs.remove(BOX)
+    assert not await store.rootfs.known(BOX)
+
+
+async def test_metacopy_only_where_it_works(
+    tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(settings(tmp_path, mount_options=("nodev", "metacopy=on")), kernel)
+    await store.open()
+    await store.rootfs.create(Entry(BOX, ("pod",)))
+    await store.rootfs.mount(BOX)
+    assert kernel.calls[-1][-1] == ("nodev", "volatile")
+    await store.close()
+    monkeypatch.setattr(FakeKernel, "probe", lambda *_: {"metacopy": True})
+    store = Store(settings(tmp_path, mount_options=("nodev", "metacopy=on")), kernel)
+    await store.open()
+    await store.rootfs.unmount(BOX)
+    await store.rootfs.mount(BOX)
+    assert kernel.calls[-1][-1] == ("nodev", "metacopy=on")
+    await store.close()
 
 
 async def test_use_of_the_writable_layer(store: Store, tmp_path: Path) -> None:
