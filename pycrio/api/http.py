@@ -16,6 +16,7 @@ from pycrio import errors
 from pycrio.api import debug
 from pycrio.flows.views import Inspection
 from pycrio.obs import log as obslog
+from pycrio.obs import steps
 
 log = obslog.get("http")
 
@@ -106,6 +107,8 @@ class StatusServer:
                 return Page(b"200 OK", "text/html")
             case "debug", "goroutines":
                 return Page(debug.stacks().encode())
+            case "debug", "timeline":
+                return Page(json.dumps(steps.dump()).encode(), "application/json")
             case "debug", "heap":
                 return Page(debug.heap().encode(), "application/octet-stream")
         return Page(b"404 page not found\n", status=HTTPStatus.NOT_FOUND)

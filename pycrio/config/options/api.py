@@ -26,7 +26,6 @@ CIPHER_SUITES = (
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 )
 MESSAGE_SIZE = 80 << 20
-_LATER = "streaming of exec, attach and port-forward"
 
 
 ROWS = (
@@ -47,7 +46,6 @@ ROWS = (
         "IP address on which exec, attach and port-forward connections are accepted.",
         flags=("--stream-address",),
         env=("CONTAINER_STREAM_ADDRESS",),
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_port",
@@ -57,7 +55,6 @@ ROWS = (
         flags=("--stream-port",),
         env=("CONTAINER_STREAM_PORT",),
         rules=(rules.port_text,),
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_enable_tls",
@@ -66,7 +63,6 @@ ROWS = (
         "Encrypt these connections. stream_tls_cert and stream_tls_key must be given then.",
         flags=("--stream-enable-tls",),
         env=("CONTAINER_ENABLE_TLS",),
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_idle_timeout",
@@ -76,7 +72,6 @@ ROWS = (
         flags=("--stream-idle-timeout",),
         env=("STREAM_IDLE_TIMEOUT",),
         rules=(rules.duration,),
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_tls_cert",
@@ -86,7 +81,6 @@ ROWS = (
         flags=("--stream-tls-cert",),
         env=("CONTAINER_TLS_CERT",),
         reload="watch",
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_tls_key",
@@ -96,7 +90,6 @@ ROWS = (
         flags=("--stream-tls-key",),
         env=("CONTAINER_TLS_KEY",),
         reload="watch",
-        later=_LATER,
     ),
     Row(
         "crio.api.stream_tls_ca",
@@ -106,7 +99,6 @@ ROWS = (
         flags=("--stream-tls-ca",),
         env=("CONTAINER_TLS_CA",),
         reload="watch",
-        later=_LATER,
     ),
     Row(
         "crio.api.tls_min_version",

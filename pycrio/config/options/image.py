@@ -13,6 +13,7 @@ ROWS = (
         "Put before an image name that is no reference by itself.",
         flags=("--default-transport",),
         env=("CONTAINER_DEFAULT_TRANSPORT",),
+        later="transports other than docker://",
     ),
     Row(
         "crio.image.global_auth_file",
@@ -117,7 +118,7 @@ ROWS = (
         "crio.image.big_files_temporary_dir",
         "string",
         "",
-        "Directory for temporary files while pulling. Empty: below the store.",
+        "Accepted and not used: layers are extracted while they arrive, so that pulling leaves no big files.",
         flags=("--big-files-temporary-dir",),
         env=("CONTAINER_BIG_FILES_TEMPORARY_DIR",),
         rules=(rules.absolute_or_empty,),
@@ -129,6 +130,7 @@ ROWS = (
         "Take changes of registries.conf.d over at once, without SIGHUP.",
         flags=("--auto-reload-registries",),
         env=("AUTO_RELOAD_REGISTRIES",),
+        later="following registries.conf.d (SIGHUP reads it again)",
     ),
     Row(
         "crio.image.pull_progress_timeout",

@@ -382,6 +382,7 @@ _IDS = (
         env=("CONTAINER_UID_MAPPINGS",),
         rules=(rules.id_maps,),
         deprecated=_USERNS,
+        later="id maps for the whole node",
     ),
     Row(
         "crio.runtime.gid_mappings",
@@ -392,6 +393,7 @@ _IDS = (
         env=("CONTAINER_GID_MAPPINGS",),
         rules=(rules.id_maps,),
         deprecated=_USERNS,
+        later="id maps for the whole node",
     ),
     Row(
         "crio.runtime.minimum_mappable_uid",
@@ -401,6 +403,7 @@ _IDS = (
         flags=("--minimum-mappable-uid",),
         env=("CONTAINER_MINIMUM_MAPPABLE_UID",),
         deprecated=_USERNS,
+        later="id maps for the whole node",
     ),
     Row(
         "crio.runtime.minimum_mappable_gid",
@@ -410,6 +413,7 @@ _IDS = (
         flags=("--minimum-mappable-gid",),
         env=("CONTAINER_MINIMUM_MAPPABLE_GID",),
         deprecated=_USERNS,
+        later="id maps for the whole node",
     ),
 )
 

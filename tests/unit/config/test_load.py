@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import pytest
 
-from pycrio.config import load
+from pycrio.config import load, migrate
+from pycrio.config.options import BY_KEY, ROWS
 from pycrio.config.values import DEFAULT, Origin
 from pycrio.errors import ConfigError
 from tests.unit.config.conftest import HOST, Load
@@ -319,14 +321,12 @@ stats_collection_period = 7
     assert conf(text, "--collection-period", "9").number("crio.stats.collection_period") == 9
 
 
-def test_unbuilt_features_are_told_once_per_key(conf: Load) -> None:
-    from pycrio.config.options import BY_KEY
-
-    later = BY_KEY["crio.nri.enable_nri"].later
-    assert later
-    said = [w for w in conf("[crio.nri]\nenable_nri = true\n").warnings if later in w]
-    assert len(said) == 1
-    assert "crio.nri.enable_nri has no effect" in said[0]
+def test_unbuilt_features_are_told_once_per_key(conf: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(BY_KEY["crio.nri.enable_nri"], later="plugins", idle=False)
+    rows = [row if other.key == row.key else other for other in ROWS]
+    monkeypatch.setattr(migrate, "ROWS", rows)
+    (said,) = conf("[crio.nri]\nenable_nri = true\n").warnings
+    assert said.endswith("crio.conf:2: crio.nri.enable_nri has no effect: this version lacks plugins")
     assert conf("[crio.nri]\nenable_nri = false\n").warnings == ()
     assert conf().warnings == ()
 
