@@ -7,8 +7,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Room kept free so that a batch of the owner (64 KiB read at once) always fits whole before full is noticed. */
-#define HEADROOM (80u << 10)
+/* Room kept free so that one more batch of the owner (128 KiB, as packets) fits whole before full is noticed. */
+#define HEADROOM (160u << 10)
 
 static const char notice[] = "\3[output dropped: this attached client is too slow]\n";
 
@@ -41,6 +41,12 @@ void pc_fan_drop(struct pc_fan *f, int slot) {
         if (c->fd < 0)
                 return;
         discard(c);
+        /* Input that nobody read would turn our close into a reset, and the peer would lose output it has not read
+         * yet: take it off the queue first. */
+        char byte;
+        (void) shutdown(c->fd, SHUT_RD);
+        while (recv(c->fd, &byte, 1, MSG_DONTWAIT) > 0)
+                ;
         (void) close(c->fd);
         c->fd = -1;
         f->open--;

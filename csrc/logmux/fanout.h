@@ -43,7 +43,7 @@ bool pc_fan_push(struct pc_fan *f, char type, const char *data, size_t n);
 /* Send what is queued for one client. 0 when the backlog is empty, 1 when the socket is full, -errno when broken. */
 int pc_fan_flush(struct pc_fan *f, int slot);
 
-bool pc_fan_full(const struct pc_fan *f); /* one more batch of PC_FAN_BATCH may not fit into some backlog */
+bool pc_fan_full(const struct pc_fan *f); /* one more batch may not fit into some backlog */
 bool pc_fan_above(const struct pc_fan *f, uint32_t bytes);
 void pc_fan_cut_above(struct pc_fan *f, uint32_t bytes);
 bool pc_fan_pending(const struct pc_fan *f); /* some backlog is not empty */

@@ -1,8 +1,10 @@
 /* epoll: what woke us, and the few deadlines there are. */
 #include "monitor/monitor.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -10,10 +12,28 @@
 
 #define NEVENTS 8
 
-int64_t pc_now_ms(void) {
+int64_t pc_now_ns(void) {
         struct timespec ts;
         (void) clock_gettime(CLOCK_MONOTONIC, &ts);
-        return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+        return (int64_t) ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+int64_t pc_now_ms(void) {
+        return pc_now_ns() / 1000000;
+}
+
+void pc_trim_stack(void) {
+        const uintptr_t page = 4096, reach = 256u << 10;
+        uintptr_t top = ((uintptr_t) __builtin_frame_address(0) & ~(page - 1)) - page;
+        (void) madvise((void *) (top - reach), reach, MADV_DONTNEED); /* ENOMEM below the mapping: as meant */
+}
+
+/* A busy pipe is let fill up a little: fewer, larger batches. The end of a child cuts it short. */
+static void nap(struct pc_mon *m) {
+        struct timespec ts = {.tv_nsec = (long) m->nap};
+        struct pollfd p = {.fd = m->signals, .events = POLLIN};
+        m->nap = 0;
+        (void) ppoll(&p, 1, &ts, NULL);
 }
 
 int pc_loop_open(struct pc_mon *m, struct pc_err *reterr) {
@@ -144,6 +164,8 @@ void pc_loop_run(struct pc_mon *m, bool (*done)(const struct pc_mon *m)) {
         reap(m); /* what ended while nobody looked */
         while (!done(m)) {
                 int64_t now = 0;
+                if (m->nap)
+                        nap(m);
                 int timeout = wait_ms(m, &now);
                 int n = epoll_wait(m->epoll, events, NEVENTS, timeout);
                 for (int i = 0; i < n; i++)

@@ -9,10 +9,10 @@
 #include "monitor/args.h"
 #include "monitor/control.h"
 
-#define PC_STREAM_CAP (32u << 10) /* bytes read at once from one stream */
-#define PC_WORK_CAP (32u << 10)   /* framed bytes written at once */
-#define PC_STDIN_CAP (32u << 10)  /* bytes taken at once from a client */
-#define PC_TEXT 8192              /* the most of a runtime's error text that is passed on */
+#define PC_STREAM_CAP (128u << 10) /* bytes read at once from one stream */
+#define PC_WORK_CAP (192u << 10)   /* framed bytes written at once: a full buffer of 100-byte lines */
+#define PC_STDIN_CAP (32u << 10)   /* bytes taken at once from a client */
+#define PC_TEXT 8192               /* the most of a runtime's error text that is passed on */
 
 struct pc_stream_in {
         int fd;
@@ -20,6 +20,9 @@ struct pc_stream_in {
         size_t len; /* bytes held in buf */
         size_t fed; /* of these, already given to the journal */
         bool tty, watched;
+        bool grown;        /* the pipe was made larger for a flood of output */
+        int64_t last, nap; /* monotonic ns of the last read; ns to wait after one */
+        uint64_t flood;    /* bytes since the last quiet time */
 };
 
 struct pc_mon {
@@ -47,6 +50,7 @@ struct pc_mon {
         bool warm; /* buffers hold pages that an idle monitor gives back */
         int64_t tail_deadline, cool_deadline, stall_deadline, kill_deadline; /* monotonic ms, 0: none */
         bool stalled;
+        int64_t nap; /* ns to let a pipe fill before the next look */
 
         struct pc_fan fan;
         struct pc_client *clients;
@@ -140,7 +144,9 @@ int pc_watch(struct pc_mon *m, int fd, uint32_t events, enum pc_event kind, int 
 void pc_rewatch(struct pc_mon *m, int fd, uint32_t events, enum pc_event kind, int slot);
 void pc_unwatch(struct pc_mon *m, int fd);
 void pc_loop_run(struct pc_mon *m, bool (*done)(const struct pc_mon *m));
+int64_t pc_now_ns(void);
 int64_t pc_now_ms(void);
+void pc_trim_stack(void); /* give back what deeper calls left below the caller's frame */
 
 /* report.c */
 void pc_report(struct pc_mon *m, int value, const char *message, size_t n);

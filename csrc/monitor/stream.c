@@ -9,9 +9,15 @@
 #include "common/fd.h"
 
 #define TAIL_MS 5    /* an unterminated line is logged as a P piece when no more comes for so long */
-#define COOL_MS 1000 /* buffers go back to the kernel after so long without output */
+#define COOL_MS 200  /* buffers go back to the kernel after so long without output */
 #define STALL_MS 500 /* an attached client with a full backlog has so long to take half of it */
-#define TTY_READS 64 /* reads from a terminal before others get a turn */
+#define PIPE_PLAIN (64u << 10)
+#define PIPE_GROWN (256u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
+#define FLOOD (4u << 20)
+#define NAP_MIN 40000   /* ns */
+#define NAP_MAX 4000000 /* ns; the most that a log line is late */
+#define NAP_HOT 6000000 /* ns; reads further apart are not a stream of output */
+#define TTY_READS 64    /* reads from a terminal before others get a turn */
 
 void pc_stream_emit(struct pc_mon *m, int which, bool flush) {
         struct pc_stream_in *in = &m->in[which];
@@ -84,10 +90,35 @@ static void check_stall(struct pc_mon *m) {
         pc_stream_watch(m, true);
 }
 
+/* How long to wait before the next look: small batches make it longer, a nearly full pipe shorter, a quiet time ends
+ * it. The first read after a quiet time is never followed by a wait. */
+static int64_t nap_length(struct pc_stream_in *in, int64_t now, size_t n) {
+        int64_t gap = now - in->last;
+        size_t small = in->grown ? PIPE_GROWN / 4 : PIPE_PLAIN / 4,
+               full = in->grown ? PC_STREAM_CAP - PIPE_PLAIN / 4 : PIPE_PLAIN / 8 * 5;
+        in->last = now;
+        in->flood += n;
+        if (in->tty || gap > NAP_HOT) {
+                in->flood = 0;
+                in->nap = 0;
+        } else if (n >= full)
+                in->nap = in->nap / 2 < NAP_MIN ? 0 : in->nap / 2;
+        else if (n < small)
+                in->nap = in->nap == 0 ? NAP_MIN : in->nap * 3 / 2 > NAP_MAX ? NAP_MAX : in->nap * 3 / 2;
+        if (in->flood > FLOOD && !in->grown) {
+                /* Refused without the privilege or the quota: asked again after as much output. */
+                in->grown = fcntl(in->fd, F_SETPIPE_SZ, PIPE_GROWN) >= 0;
+                in->flood = 0;
+        }
+        return in->nap;
+}
+
 void pc_stream_event(struct pc_mon *m, int which) {
         struct pc_stream_in *in = &m->in[which];
+        size_t before = in->len;
+        ssize_t n = 0;
         for (int reads = 0; in->fd >= 0 && !m->stalled; reads++) {
-                ssize_t n = take(m, which);
+                n = take(m, which);
                 if (n == -EAGAIN)
                         break;
                 if (n <= 0) {
@@ -109,8 +140,17 @@ void pc_stream_event(struct pc_mon *m, int which) {
                         break;
                 }
         }
-        int64_t now = pc_now_ms();
-        m->tail_deadline = !m->hold && (m->in[0].len || m->in[1].len) ? now + TAIL_MS : 0;
+        int64_t ns = pc_now_ns(), now = ns / 1000000;
+        if (n > 0 && !m->hold) {
+                int64_t d = nap_length(in, ns, (size_t) n);
+                if (d > m->nap)
+                        m->nap = d;
+        }
+        /* A tail that only grew keeps its deadline. */
+        if (m->hold || (m->in[0].len == 0 && m->in[1].len == 0))
+                m->tail_deadline = 0;
+        else if (!m->tail_deadline || in->len <= before)
+                m->tail_deadline = now + TAIL_MS;
         m->cool_deadline = now + COOL_MS;
 }
 
@@ -142,7 +182,11 @@ void pc_stream_tick(struct pc_mon *m, int64_t now) {
                         (void) madvise(m->work, PC_WORK_CAP, MADV_DONTNEED);
                         if (m->stdin_len == 0)
                                 (void) madvise(m->stdin_buf, PC_STDIN_CAP, MADV_DONTNEED);
+                        pc_trim_stack();
                         m->warm = false;
+                        for (int i = 0; i < 2; i++)
+                                if (m->in[i].grown && fcntl(m->in[i].fd, F_SETPIPE_SZ, PIPE_PLAIN) >= 0)
+                                        m->in[i].grown = false;
                 }
         }
 }
