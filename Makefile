@@ -1,0 +1,83 @@
+# pycrio: `make help` lists the targets. PYTHON is the interpreter of the project's environment.
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+CC ?= gcc
+CTEST_CC ?= clang
+SAN = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CWARN = -std=gnu11 -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wundef -Werror
+CTEST_FLAGS = $(CWARN) $(SAN) -g -O1 -D_GNU_SOURCE=1 -DPC_DEBUG=1 -Icsrc
+FUZZ_SECONDS ?= 30
+CTESTS := $(patsubst tests/c/%.c,build/ctest/%,$(wildcard tests/c/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+# What a test or fuzz target needs besides its own file stands in its head: // SRC: files   // LIBS: -lx
+srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
+libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
+
+.DEFAULT_GOAL := help
+.PHONY: help build debug proto lint format types test ctest fuzz system bench bench-peers demo dist-check house clean check
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## compile the extensions and programs in place
+	$(PYTHON) setup.py -q build_ext --inplace
+
+debug: ## the same with assertions, AddressSanitizer and UBSan
+	PYCRIO_DEBUG=asan $(PYTHON) setup.py -q build_ext --inplace --force
+
+proto: ## generate pycrio/api/_pb from protos/
+	$(PYTHON) -m grpc_tools.protoc -Iprotos/runtime/v1 --python_out=pycrio/api/_pb --pyi_out=pycrio/api/_pb protos/runtime/v1/api.proto
+
+lint: ## ruff, clang-format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.c'); fi
+
+format: ## rewrite in house style
+	$(PYTHON) -m ruff format .
+	clang-format -i $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.c')
+
+types: ## mypy strict
+	$(PYTHON) -m mypy
+
+test: ## unit tests, house rules
+	$(PYTHON) -m pytest tests --ignore=tests/system -q
+
+system: ## tests on real runtimes, registries, plugins and peers (root)
+	$(PYTHON) -m pytest tests/system -q
+
+build/ctest/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h)
+	@mkdir -p $(@D)
+	$(CTEST_CC) $(CTEST_FLAGS) $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
+
+ctest: $(CTESTS) ## C unit tests under AddressSanitizer and UBSan
+	@for t in $(CTESTS); do echo "# $$t"; ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; echo "FAILED: $$t"; exit 1; }; \
+	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
+
+build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*/*.c csrc/*/*.h)
+	@mkdir -p $(@D)
+	clang -fsanitize=fuzzer $(CTEST_FLAGS) -Wno-unused-function $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
+
+fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; c=tests/fuzz/corpus/$$(basename $$f | sed s/^fuzz_//); \
+	  ./$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -rss_limit_mb=2048 $$f.corpus $$([ -d $$c ] && echo $$c) || exit 1; done
+
+bench: ## benchmarks (pytest-benchmark)
+	$(PYTHON) -m pytest bench --benchmark-only -q -p no:timeout
+
+bench-peers: ## side by side with containerd on a scratch root, same runtime, same plugins
+	$(PYTHON) bench/peers.py
+
+demo: build ## the main job, shown step by step on scratch directories (root)
+	$(PYTHON) tests/system/demo.py
+
+dist-check: ## sdist, wheel from the sdist, import from the wheel
+	rm -rf build/dist && $(PYTHON) -m build --no-isolation --outdir build/dist . >/dev/null
+	$(PYTHON) tests/dist_check.py build/dist
+
+house: ## what exceeds the house's signal sizes, largest first
+	@$(PYTHON) tests/test_house.py
+
+check: build lint types ctest test system ## everything that CI runs
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info pycrio/_native/*.so pycrio/_native/bin
