@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -162,6 +161,8 @@ def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
 
     Reads the file system, changes nothing.
     """
+    import shutil  # late: brings compression libraries along
+
     faults: list[Fault] = []
     path = environ.get("PATH", os.defpath)
 

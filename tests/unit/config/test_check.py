@@ -1,0 +1,43 @@
+"""What only the host can tell, for a daemon that is about to start."""
+
+from __future__ import annotations
+
+import pathlib
+
+from pycrio.config import check
+from tests.unit.config.conftest import Load
+
+TEXT = """
+[crio.runtime]
+default_runtime = "runc"
+additional_devices = ["/dev/null:/dev/x", "/dev/no-such-device", "/etc/passwd"]
+infra_ctr_cpuset = "0"
+[crio.runtime.runtimes.runc]
+monitor_path = "/no/such/monitor"
+seccomp_profile = "/no/such/profile"
+"""
+
+
+def test_every_misfit_is_told(conf: Load, tmp_path: pathlib.Path) -> None:
+    config = conf(TEXT)
+    place = f"{tmp_path}/crio.conf"
+    empty = str(tmp_path / "crio.conf.d")
+    found = [str(fault) for fault in check.host_faults(config, {"PATH": empty})]
+    for start in (
+        f"{place}:4: crio.runtime.additional_devices: '/dev/no-such-device'",
+        f"{place}:4: crio.runtime.additional_devices: '/etc/passwd'",
+        f"{place}:5: crio.runtime.infra_ctr_cpuset: needs the program taskset",
+        "default: crio.runtime.runtimes.runc.runtime_path: the OCI runtime 'runc'",
+        f"{place}:7: crio.runtime.runtimes.runc.monitor_path: the monitor '/no/such/monitor'",
+        f"{place}:8: crio.runtime.runtimes.runc.seccomp_profile: '/no/such/profile'",
+    ):
+        assert any(fault.startswith(start) for fault in found), (start, found)
+    assert len(found) == 6
+
+
+def test_nothing_is_told_where_everything_fits(conf: Load, tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "crun"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    config = conf('[crio.runtime]\nadditional_devices = ["/dev/null", "/dev/pts"]\n')
+    assert check.host_faults(config, {"PATH": str(tmp_path)}) == []
