@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 
 class Script:
@@ -13,12 +14,33 @@ class Script:
         self.fail: dict[str, Exception] = {}
         self.hold: dict[str, asyncio.Event] = {}
         self.reached: dict[str, asyncio.Event] = {}
+        self._countdown = -1
+        self._nth: Callable[[], Awaitable[None]] | Exception | None = None
+
+    def arm(self, index: int, what: Callable[[], Awaitable[None]] | Exception) -> None:
+        """At the call ``index`` from now (0: the next): raise ``what``, or await it before going on."""
+        self._countdown, self._nth = index, what
+
+    def disarm(self) -> bool:
+        """Forget ``arm``; whether its call was ever reached."""
+        reached = self._nth is not None and self._countdown < 0
+        self._countdown, self._nth = -1, None
+        return reached
+
+    def _due(self) -> Callable[[], Awaitable[None]] | Exception | None:
+        if self._countdown < 0:
+            return None
+        self._countdown -= 1
+        return self._nth if self._countdown < 0 else None
 
     def note(self, call: str) -> None:
         """A call that does not wait."""
         self.calls.append(call)
         if call in self.reached:
             self.reached[call].set()
+        due = self._due()
+        if isinstance(due, Exception):
+            raise due
         if call in self.fail:
             raise self.fail[call]
 
@@ -27,6 +49,11 @@ class Script:
         self.calls.append(call)
         if call in self.reached:
             self.reached[call].set()
+        due = self._due()
+        if isinstance(due, Exception):
+            raise due
+        if due is not None:
+            await due()
         if call in self.hold:
             await self.hold[call].wait()
         if call in self.fail:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from pycrio.errors import Exhausted, InvalidRequest, PycrioError, Timeout
 from pycrio.flows.node_state import Node
@@ -108,6 +109,7 @@ async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescript
 
     fetching = asyncio.ensure_future(fetch())
     unpacking = asyncio.ensure_future(node.host.layers.unpack(layer, source))
+    handed_on = False
     try:
         await asyncio.wait({fetching, unpacking}, return_when=asyncio.FIRST_EXCEPTION)
         # A download that broke also ends the archive early: of the two failures it is the cause.
@@ -119,12 +121,25 @@ async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescript
             fetching.cancel()
             await asyncio.wait({fetching})
         result = await unpacking
+        handed_on = True
     except TimeoutError as e:
         raise Timeout(f"pull of {image.name} made no progress on layer {layer.digest}") from e
     finally:
-        for task in (fetching, unpacking):
-            task.cancel()
-        await asyncio.wait({fetching, unpacking})
+        await _end(fetching, unpacking)
         os.close(source)
+        if not handed_on and not unpacking.cancelled() and unpacking.exception() is None:
+            await node.host.layers.discard(unpacking.result())  # complete, but its download or its caller failed
     metrics.pulled_blob(done)
     return result
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs and wait for its end; failures that others have overtaken count as seen."""
+    running = {task for task in tasks if not task.done()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

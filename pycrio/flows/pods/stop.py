@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from dataclasses import replace
+from functools import partial
 
 from pycrio.errors import InvalidRequest, PycrioError
 from pycrio.flows.containers import stop as stop_container
@@ -67,13 +68,15 @@ async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
     host = node.host
     failure: PycrioError | None = None
     if pod.network_ready:
-        try:
-            await host.hostports.remove(pod.id)
-            await host.network.delete(network_request(pod, pod.cgroup_parent))
+        request = network_request(pod, pod.cgroup_parent)
+        for release in (partial(host.hostports.remove, pod.id), partial(host.network.delete, request)):
+            try:
+                await release()
+            except PycrioError as e:
+                log.warning("Network of pod sandbox not torn down, going on", id=pod.id, error=str(e))
+                failure = e
+        if failure is None:
             pod = replace(pod, network_ready=False)
-        except PycrioError as e:
-            log.warning("Network of pod sandbox not torn down, going on", id=pod.id, error=str(e))
-            failure = e
     if pod.infra_pid:
         handler = host.handlers.get(pod.handler)
         host.processes.kill(pod.infra_pid, pod.infra_start_time, signal.SIGKILL)
