@@ -25,7 +25,7 @@ debug: ## the same with assertions, AddressSanitizer and UBSan
 	PYCRIO_DEBUG=asan $(PYTHON) setup.py -q build_ext --inplace --force
 
 proto: ## generate pycrio/api/_pb from protos/
-	$(PYTHON) -m grpc_tools.protoc -Iprotos/runtime/v1 --python_out=pycrio/api/_pb --pyi_out=pycrio/api/_pb protos/runtime/v1/api.proto
+	$(PYTHON) protos/generate.py
 
 lint: ## ruff, clang-format
 	$(PYTHON) -m ruff check .
