@@ -153,7 +153,7 @@ class Images:
 
         StoreFailure when the top layer is not in the store (any more), or when an image with this id has another one.
         """
-        return await self._turn.run(lambda: self._record(image, top_layer))
+        return await self._turn.run(lambda _: self._record(image, top_layer))
 
     def _record(self, image: RemoteImage, top_layer: str) -> StoredImage:
         items, metadata = _items(image)
@@ -193,7 +193,7 @@ class Images:
 
     async def untag(self, image_id: str, name: str) -> None:
         """Take one name from an image; a name that it does not have is fine."""
-        await self._turn.run(lambda: self._untag(image_id, name))
+        await self._turn.run(lambda _: self._untag(image_id, name))
 
     def _untag(self, image_id: str, name: str) -> None:
         with self._index.images.edit() as edit:
@@ -211,10 +211,10 @@ class Images:
 
     async def remove(self, image_id: str) -> None:
         """Delete the record and every layer that nothing else needs; InUse when a container uses it. Absent is fine."""
-        await self._turn.run(lambda: self._remove(image_id))
+        await self._turn.run(lambda trash: self._remove(image_id, trash))
 
-    def _remove(self, image_id: str) -> None:
-        with Trash(self._settings) as trash, self._index.layers.edit() as layers, self._index.images.edit() as images:
+    def _remove(self, image_id: str, trash: Trash) -> None:
+        with self._index.layers.edit() as layers, self._index.images.edit() as images:
             record = images.rows.by_id.get(image_id)
             if record is None:
                 self._refuse_read_only(image_id)

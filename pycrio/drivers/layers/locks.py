@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import ClassVar
 
 TOKEN_SIZE = 64
 _counter = itertools.count(1)
@@ -33,6 +35,42 @@ def new_token() -> bytes:
 def _set(fd: int, kind: int, wait: bool) -> None:
     command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+
+
+class Abandoned(Exception):
+    """Whoever wanted the work has given up while it waited for a lock; nothing was done."""
+
+
+class Job:
+    """A piece of work that its caller may give up as long as it only waits for locks.
+
+    Transactions take all their locks before they change anything, so between two locks nothing needs to be undone.
+    """
+
+    current: ClassVar[ContextVar[Job | None]] = ContextVar("pycrio_store_job", default=None)
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting = True
+        self._abandoned = False
+
+    def wait(self) -> None:
+        """The work is about to wait for a lock."""
+        with self._mutex:
+            self._waiting = True
+
+    def proceed(self) -> None:
+        """The work has got its lock; Abandoned when nobody wants it any more."""
+        with self._mutex:
+            if self._abandoned:
+                raise Abandoned
+            self._waiting = False
+
+    def abandon(self) -> bool:
+        """Give the work up; False when it is under way and has to be waited for."""
+        with self._mutex:
+            self._abandoned = self._waiting
+            return self._abandoned
 
 
 class LockFile:
@@ -72,6 +110,9 @@ class LockFile:
 
     @contextmanager
     def _held(self, kind: int) -> Iterator[None]:
+        job = Job.current.get()
+        if job is not None:
+            job.wait()
         with self._mutex:
             while True:
                 fd = self._open()
@@ -80,6 +121,8 @@ class LockFile:
                 if os.fstat(fd).st_nlink:
                     break
             try:
+                if job is not None:
+                    job.proceed()
                 yield
             finally:
                 _set(fd, fcntl.F_UNLCK, wait=False)
@@ -87,6 +130,28 @@ class LockFile:
     def write(self) -> AbstractContextManager[None]:
         """Hold the lock exclusively (context manager)."""
         return self._held(fcntl.F_WRLCK)
+
+    @contextmanager
+    def try_write(self) -> Iterator[bool]:
+        """Hold the lock exclusively if it is free right now: whether it was (context manager)."""
+        if not self._mutex.acquire(blocking=False):
+            yield False
+            return
+        try:
+            fd = self._open()
+            try:
+                _set(fd, fcntl.F_WRLCK, wait=False)
+            except OSError as e:
+                if e.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                _set(fd, fcntl.F_UNLCK, wait=False)
+        finally:
+            self._mutex.release()
 
     def read(self) -> AbstractContextManager[None]:
         """Hold the lock shared with other readers of other processes (context manager)."""

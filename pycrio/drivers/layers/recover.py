@@ -20,9 +20,9 @@ from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.table import Edit
 
 
-def collect(settings: Settings, index: Index, overlay: Overlay) -> int:
+def collect(settings: Settings, index: Index, overlay: Overlay, trash: Trash) -> int:
     """Remove incomplete layers, orphaned directories and files, abandoned places; how many things."""
-    with Trash(settings) as trash, index.layers.edit() as edit:
+    with index.layers.edit() as edit:
         incomplete = [r.id for r in edit.rows.by_id.values() if r.incomplete]
         removed = delete_layers(edit, incomplete, overlay, settings, trash)
         removed += delete_layers(edit, _abandoned(index, edit), overlay, settings, trash)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from types import TracebackType
 
 from pycrio.drivers.layers.files import Place
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.table import Edit
+from pycrio.obs import log as obslog
+
+log = obslog.get("store")
 
 
 class Trash:
-    """Where deleted things go: one place per directory tree, made on first use. Leaving the context deletes for good:
-    open it *outside* the locks."""
+    """Where deleted things go: one place per directory tree, made on first use. ``empty`` deletes for good; it may take
+    seconds, so it comes when the locks are released."""
 
     def __init__(self, settings: Settings) -> None:
         # A rename must not leave its tree: a home may be a mount point of its own.
@@ -37,14 +39,19 @@ class Trash:
             self._places[base] = Place.create(base)
         self._places[base].take(path)
 
-    def __enter__(self) -> Trash:
-        return self
+    @property
+    def used(self) -> bool:
+        """True when there is something to delete."""
+        return bool(self._places)
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        for place in self._places.values():
-            place.remove()
+    def empty(self) -> None:
+        """Delete everything. What resists is left to the next start, which is logged."""
+        while self._places:
+            _, place = self._places.popitem()
+            try:
+                place.remove()
+            except OSError as e:
+                log.warning("Deleted files cannot be removed from disk, leaving them to the next start", error=str(e))
 
 
 def delete_layers(

@@ -113,12 +113,14 @@ class Rootfs:
 
         AlreadyExists for a taken id or name, NotFound for an unknown image. A cancelled call leaves nothing.
         """
-        return await self._turn.run(lambda: self._create(entry), lambda _: self._remove(entry.id))
+        return await self._turn.run(
+            lambda trash: self._create(entry, trash), lambda _, trash: self._remove(entry.id, trash)
+        )
 
-    def _create(self, entry: EntryLike) -> Dirs:
+    def _create(self, entry: EntryLike, trash: Trash) -> Dirs:
         if not is_id(entry.id):
             raise InvalidRequest(f"container id {entry.id!r} is not made of 64 hexadecimal digits")
-        with Trash(self._settings) as trash, self._index.layers.edit() as layers:
+        with self._index.layers.edit() as layers:
             with self._index.containers.edit() as containers:
                 view = self._index.view()
                 self._refuse_taken(view, entry)
@@ -185,7 +187,7 @@ class Rootfs:
 
     async def mount(self, container_id: str) -> str:
         """Mount the root file system; its path. Mounted already: nothing happens."""
-        return await self._turn.run(lambda: self._mount(container_id), lambda _: self._unmount(container_id))
+        return await self._turn.run(lambda _: self._mount(container_id), lambda _path, _: self._unmount(container_id))
 
     def _mount(self, container_id: str) -> str:
         with self._index.layers.locks.read():
@@ -224,7 +226,7 @@ class Rootfs:
 
     async def unmount(self, container_id: str) -> None:
         """Give our hold on the mount up; it goes with the last hold. An unknown container is fine."""
-        await self._turn.run(lambda: self._unmount(container_id))
+        await self._turn.run(lambda _: self._unmount(container_id))
 
     def _unmount(self, container_id: str) -> None:
         with self._index.layers.locks.read():
@@ -253,11 +255,10 @@ class Rootfs:
 
     async def remove(self, container_id: str) -> None:
         """Unmount and delete layer, record and directories. An unknown container is fine."""
-        await self._turn.run(lambda: self._remove(container_id))
+        await self._turn.run(lambda trash: self._remove(container_id, trash))
 
-    def _remove(self, container_id: str) -> None:
+    def _remove(self, container_id: str, trash: Trash) -> None:
         with ExitStack() as stack:
-            trash = stack.enter_context(Trash(self._settings))
             layers: Edit[LayerRecord] = stack.enter_context(self._index.layers.edit())
             containers: Edit[ContainerRecord] = stack.enter_context(self._index.containers.edit())
             record = containers.rows.by_id.get(container_id)
@@ -279,7 +280,7 @@ class Rootfs:
     async def mount_image(self, image_id: str, target: str, label: str) -> None:
         """Mount an image's content read-only on an existing directory. ImageMountFailed says why it cannot be."""
         await self._turn.run(
-            lambda: self._mount_image(image_id, target, label), lambda _: self._mounter.unmount(target)
+            lambda _: self._mount_image(image_id, target, label), lambda _done, _: self._mounter.unmount(target)
         )
 
     def _mount_image(self, image_id: str, target: str, label: str) -> None:

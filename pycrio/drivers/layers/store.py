@@ -12,6 +12,7 @@ from pycrio.drivers.layers.locks import LockFile
 from pycrio.drivers.layers.mounting import Kernel, Mounter, native_kernel
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.recover import collect
+from pycrio.drivers.layers.removal import Trash
 from pycrio.drivers.layers.rootfs import Rootfs
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.turn import Turn, guarded, settle
@@ -35,7 +36,7 @@ class Store:
         self._overlay = Overlay(settings)
         self._mounter = Mounter(settings, self._overlay, kernel or native_kernel())
         self._lock = LockFile(f"{settings.root}/storage.lock")
-        turn = Turn()
+        turn = Turn(lambda: Trash(settings))
         usage = Usage(settings, self._overlay)
         self._turn = turn
         self.layers = Layers(settings, self._index, self._overlay, usage, turn)
@@ -49,7 +50,7 @@ class Store:
         """
         return await self._turn.run(self._open)
 
-    def _open(self) -> int:
+    def _open(self, trash: Trash) -> int:
         s = self.settings
         try:
             for path in (s.root, s.run_root, s.images_root):
@@ -64,7 +65,7 @@ class Store:
                 self._overlay.prepare()
             for dropped in self._index.drop_unusable():
                 log.warning("Additional image store cannot be read, going on without it", path=dropped)
-            removed = collect(s, self._index, self._overlay)
+            removed = collect(s, self._index, self._overlay, trash)
             self._index.view()
             return removed
         except OSError as e:
@@ -78,8 +79,9 @@ class Store:
     def _close(self) -> None:
         try:
             # As every program does that shuts a store down: the bind mount goes unless something is mounted below.
-            with self._index.layers.locks.write(), contextlib.suppress(OSError):
-                if not self._index.mounts.rows().by_id:
+            # Whoever holds the lock now is using the store: then it stays.
+            with self._index.layers.locks.files[0].try_write() as free, contextlib.suppress(OSError):
+                if free and not self._index.mounts.rows().by_id:
                     self._mounter.release_home()
         finally:
             self._index.close()

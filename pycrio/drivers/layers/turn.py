@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pycrio._native.pools import offload, submit
+from pycrio.drivers.layers.locks import Abandoned, Job
+from pycrio.drivers.layers.removal import Trash
 from pycrio.errors import Exhausted, StoreFailure
 
 T = TypeVar("T")
@@ -57,13 +59,64 @@ class Turn:
     """Lets one writer into the pool "store" at a time.
 
     The store's locks exclude writers anyway. Waiting here instead of in a thread leaves the other threads of the pool
-    to readers while another program holds a lock for long.
+    to readers while another program holds a lock for long. What a writer deletes is removed from disk after its turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trash: Callable[[], Trash]) -> None:
+        self._trash = trash
         self._lock = asyncio.Lock()
+        self._emptying = asyncio.Lock()
 
-    async def run(self, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        """Run ``work`` in the pool when its turn has come."""
-        async with self._lock:
-            return await settle(submit("store", guarded, work), undo)
+    async def run(self, work: Callable[[Trash], T], undo: Callable[[T, Trash], object] | None = None) -> T:
+        """Run ``work`` in the pool when its turn has come.
+
+        A caller that is cancelled gets away at once while the work waits for a lock (nothing was done then); else it
+        waits for the end of the work and has ``undo`` done.
+        """
+        trash, job = self._trash(), Job()
+        await self._lock.acquire()
+        try:
+            future = submit("store", _perform, job, work, trash)
+        except BaseException:
+            self._lock.release()
+            raise
+        future.add_done_callback(lambda _: self._lock.release())
+        try:
+            result = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if job.abandon():
+                future.add_done_callback(lambda f: f.cancelled() or f.exception())
+                raise
+            await _finish(future)
+            await self._clear(trash)
+            if undo is not None and not future.cancelled() and future.exception() is None:
+                back, done = undo, future.result()
+                undoing = asyncio.ensure_future(self.run(lambda rubbish: back(done, rubbish)))
+                await _finish(undoing)
+                undoing.result()
+            raise
+        except BaseException:
+            await self._clear(trash)
+            raise
+        await self._clear(trash)
+        return result
+
+    async def _clear(self, trash: Trash) -> None:
+        """Delete for good; one thread at a time does that."""
+        if trash.used:
+            await settle(asyncio.ensure_future(self._empty(trash)))
+
+    async def _empty(self, trash: Trash) -> None:
+        async with self._emptying:
+            await submit("store", trash.empty)
+
+
+def _perform(job: Job, work: Callable[[Trash], T], trash: Trash) -> T:
+    token = Job.current.set(job)
+    try:
+        return guarded(lambda: work(trash))
+    except Abandoned:
+        trash.empty()  # nobody else will
+        raise
+    finally:
+        Job.current.reset(token)

@@ -247,14 +247,14 @@ class Layers:
         if staged is None:
             raise NotFound("staged layer", layer.staging, "it was committed or discarded before")
         try:
-            await self._turn.run(lambda: self._commit(staged, layer, layer_id, parent))
+            await self._turn.run(lambda trash: self._commit(staged, layer, layer_id, parent, trash))
         finally:
             await settle(submit("store", guarded, staged.remove))
 
-    def _commit(self, staged: Staged, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
+    def _commit(self, staged: Staged, layer: UnpackedLayer, layer_id: str, parent: str, trash: Trash) -> None:
         if self._settings.sync == "filesystem":
             sync_filesystem(staged.content.path)
-        with Trash(self._settings) as trash, self._index.layers.edit() as edit:
+        with self._index.layers.edit() as edit:
             view = self._index.view()
             if view.layer(layer_id) is not None and self._overlay.find(layer_id) is not None:
                 return
@@ -296,7 +296,7 @@ class Layers:
 
     async def garbage(self) -> int:
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
-        return await self._turn.run(lambda: collect(self._settings, self._index, self._overlay))
+        return await self._turn.run(lambda trash: collect(self._settings, self._index, self._overlay, trash))
 
 
 async def _readable(fd: int) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
+from pycrio._native.pools import offload
 from pycrio.drivers.layers.locks import LockFile
+from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.store import Store
 from pycrio.errors import (
     AlreadyExists,
@@ -92,22 +95,53 @@ async def test_a_failed_create_leaves_nothing(store: Store, tmp_path: Path, monk
     assert records(tmp_path, "root/overlay-containers/volatile-containers.json") == []
 
 
-async def test_a_cancelled_create_leaves_nothing(store: Store, tmp_path: Path) -> None:
+async def test_giving_up_while_others_hold_a_lock(store: Store, tmp_path: Path) -> None:
+    """The caller gets away at once, readers are not held up, and the work that waited is not done later."""
     image = await image_in(store)
     other = LockFile(str(tmp_path / "root/overlay-containers/containers.lock"))
     with other.write():
         task = asyncio.ensure_future(store.rootfs.create(Entry(BOX, ("one",), image)))
-        # it waits for the lock in its thread; cancelling must wait for that thread, so only ask for it here
-        await asyncio.wait([task], timeout=0.05)
-        task.cancel()
+        queued = asyncio.ensure_future(store.rootfs.remove("e" * 64))
         await asyncio.wait([task], timeout=0.05)
         assert not task.done()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(await store.images.all()) == 1
+        assert not queued.done()
+    await queued
     other.close()
     assert records(tmp_path, "root/overlay-layers/volatile-layers.json") == []
     assert await store.rootfs.entries() == ()
     assert not (tmp_path / f"run/overlay-containers/{BOX}").exists()
+
+
+async def test_a_create_cancelled_under_way_is_undone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = await image_in(store)
+    under_way, go_on = threading.Event(), threading.Event()
+    make = Overlay.make_writable
+
+    def slow(self: Overlay, layer_id: str, parent: str, owner: tuple[int, int]) -> None:
+        under_way.set()
+        assert go_on.wait(30)
+        make(self, layer_id, parent, owner)
+
+    monkeypatch.setattr(Overlay, "make_writable", slow)
+    task = asyncio.ensure_future(store.rootfs.create(Entry(BOX, ("one",), image)))
+    assert await offload("proc", under_way.wait, 30)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.05)
+    assert not task.done()
+    task.cancel()  # impatience does not help
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert records(tmp_path, "root/overlay-layers/volatile-layers.json") == []
+    assert records(tmp_path, "root/overlay-containers/volatile-containers.json") == []
+    assert not (tmp_path / f"run/overlay-containers/{BOX}").exists()
+    assert os.listdir(tmp_path / "root/overlay/tempdirs") == []
 
 
 async def test_mounts_are_counted_for_others(store: Store, kernel: FakeKernel, tmp_path: Path) -> None:
