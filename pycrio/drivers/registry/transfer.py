@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # So much in one go and the place is taken for working: the count of failed attempts begins anew.
-GOOD_RUN = 1 << 20
+GOOD_RUN = 256 << 10
 
 Opener = Callable[[dict[str, str]], AbstractAsyncContextManager["aiohttp.ClientResponse"]]
 
