@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 
 
 class Script:
-    """Each fake tells its calls here as ``port.method``. ``fail`` names calls that raise, ``hold`` calls that wait."""
+    """Each fake tells its calls here as ``port.method``. ``fail`` names calls that raise, ``hold`` calls that wait;
+    with ``jitter`` each call takes a random number of the loop's turns."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, Exception] = {}
         self.hold: dict[str, asyncio.Event] = {}
         self.reached: dict[str, asyncio.Event] = {}
+        self.jitter: random.Random | None = None
         self._countdown = -1
         self._nth: Callable[[], Awaitable[None]] | Exception | None = None
 
@@ -49,6 +52,8 @@ class Script:
         self.calls.append(call)
         if call in self.reached:
             self.reached[call].set()
+        for _ in range(self.jitter.randrange(5) if self.jitter else 0):
+            await asyncio.sleep(0)
         due = self._due()
         if isinstance(due, Exception):
             raise due

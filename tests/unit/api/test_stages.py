@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import random
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.boundary import Boundary
+from pycrio.api.boundary import Boundary, status_of
 from pycrio.api.image import ImageService
 from pycrio.api.runtime import RuntimeService
 from pycrio.errors import PycrioError, RuntimeFailure
@@ -21,6 +23,7 @@ from pycrio.flows.node_state import Node
 from tests.fakes.node import FakeHost, fake_node
 from tests.unit.api.test_services import container_message, pod_message
 
+Code = grpc.StatusCode
 MOST = 60
 
 
@@ -115,17 +118,18 @@ async def refusal(act: Callable[[], Coroutine[Any, Any, None]]) -> str:
     """What a call refuses with, "" when it does not."""
     try:
         await act()
-    except PycrioError as e:
+    except (PycrioError, ValueError) as e:
         return str(e)
     return ""
 
 
+@pytest.mark.parametrize("kind", [RuntimeFailure, ValueError], ids=["foreseen", "unforeseen"])
 @pytest.mark.parametrize("step", sorted(BEFORE))
-async def test_every_call_fails_once(step: str) -> None:
+async def test_every_call_fails_once(step: str, kind: type[Exception]) -> None:
     for index in range(MOST):
         async with world(step) as made:
             before = len(made.fake.script.calls)
-            made.fake.script.arm(index, RuntimeFailure("this call fails"))
+            made.fake.script.arm(index, kind("this call fails"))
             said = await refusal(getattr(made, step))
             if not made.fake.script.disarm():
                 assert not said
@@ -175,3 +179,60 @@ async def test_the_caller_leaves_during_every_call(step: str) -> None:
             await take_down(made)
     else:
         pytest.fail(f"{step} makes more than {MOST} calls: is there no end?")
+
+
+class Crowd:
+    """Many callers at once, who do anything to a few pods and containers."""
+
+    def __init__(self, made: World, seed: int) -> None:
+        self.made = made
+        self.random = random.Random(seed)
+        made.fake.script.jitter = self.random
+        self.pods: list[str] = []
+        self.containers: list[str] = []
+        self.refused: list[PycrioError] = []
+
+    def some(self, known: list[str]) -> str:
+        return self.random.choice(known[-3:]) if known else "0" * 64
+
+    async def act(self) -> None:
+        """One call, at some time."""
+        runtime = self.made.runtime
+        for _ in range(self.random.randrange(60)):
+            await asyncio.sleep(0)
+        (choice,) = self.random.choices(range(9), (3, 3, 6, 6, 6, 3, 2, 1, 1))
+        try:
+            if choice < 2:
+                config = pod_message(self.random.choice(["a", "b"]))
+                made = await runtime.run_pod_sandbox(pb.RunPodSandboxRequest(config=config), 30)
+                self.pods.append(made.pod_sandbox_id)
+            elif choice < 4:
+                request = pb.CreateContainerRequest(
+                    pod_sandbox_id=self.some(self.pods),
+                    config=container_message(self.random.choice(["x", "y"])),
+                    sandbox_config=pod_message(),
+                )
+                self.containers.append((await runtime.create_container(request, 30)).container_id)
+            elif choice == 4:
+                await runtime.start_container(pb.StartContainerRequest(container_id=self.some(self.containers)), 30)
+            elif choice == 5:
+                await runtime.stop_container(pb.StopContainerRequest(container_id=self.some(self.containers)), 30)
+            elif choice == 6:
+                await runtime.remove_container(pb.RemoveContainerRequest(container_id=self.some(self.containers)), 30)
+            elif choice == 7:
+                await runtime.stop_pod_sandbox(pb.StopPodSandboxRequest(pod_sandbox_id=self.some(self.pods)), 30)
+            else:
+                await runtime.remove_pod_sandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=self.some(self.pods)), 30)
+        except PycrioError as e:
+            self.refused.append(e)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_a_crowd_leaves_nothing(seed: int) -> None:
+    async with world("run_pod") as made:
+        crowd = Crowd(made, seed)
+        for _ in range(3):
+            await asyncio.wait_for(asyncio.gather(*(crowd.act() for _ in range(40))), 60)
+        assert {status_of(e)[0] for e in crowd.refused} <= {Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.ABORTED}
+        assert crowd.pods
+        await take_down(made)
