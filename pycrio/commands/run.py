@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pycrio.config import load, render
 from pycrio.config.load import Settings
-from pycrio.config.options import ROWS
+from pycrio.config.options import ROWS, Row
 from pycrio.config.values import Config
 from pycrio.errors import ConfigError
 from pycrio.obs import log
@@ -23,12 +23,18 @@ def run(settings: Settings, environ: Mapping[str, str]) -> int:
         return 1
     for row in ROWS:
         for flag in row.flags[:1]:
-            shown = render.literal(config.values[row.key]) if row.kind != "table" else ",".join(config.handlers)
-            _log.info(f'FLAG: {flag}="{shown.strip(chr(34))}"')
+            _log.info(f'FLAG: {flag}="{_shown(config, row)}"')
     _log.info("Effective configuration:\n" + render.document(config))
     from pycrio.commands import node  # late: node looks back at us
 
     return node.daemon().run(config)
+
+
+def _shown(config: Config, row: Row) -> str:
+    value = config.values[row.key] if row.kind != "table" else tuple(config.handlers)
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return value if isinstance(value, str) else render.literal(value)
 
 
 def prepare(settings: Settings, environ: Mapping[str, str]) -> Config | None:

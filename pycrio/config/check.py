@@ -106,6 +106,9 @@ def _handler(config: Config, handler: HandlerConf) -> list[Fault]:
             fault = rule(getattr(handler, row.name))
             if fault:
                 say(row.name, fault)
+    if handler.privileged_without_host_devices_all_devices_allowed and not handler.privileged_without_host_devices:
+        name = "privileged_without_host_devices_all_devices_allowed"
+        say(name, "has a meaning only together with privileged_without_host_devices")
     kind = handler.runtime_type
     if handler.runtime_config_path and kind != "vm":
         say("runtime_config_path", "is only for handlers of type vm")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Path = tuple[str, ...]
+LIMIT = 4 << 20
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BASIC = re.compile(r'"(?:[^"\\\n]|\\.)*"')
@@ -36,7 +37,9 @@ class Document:
 def read(path: str) -> Document:
     """Read and parse a file; what is wrong with its content is in ``fault``. OSError when it cannot be read."""
     with open(path, "rb") as file:
-        raw = file.read()
+        raw = file.read(LIMIT + 1)
+    if len(raw) > LIMIT:
+        return Document(path, fault=f"has more than {LIMIT} bytes", fault_line=1)
     return parse(path, raw)
 
 

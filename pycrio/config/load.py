@@ -122,4 +122,7 @@ def _drop_ins(draft: decode.Draft, directory: str) -> list[str]:
 
     for top, _, names in os.walk(directory, onerror=failed):
         found += [os.path.join(top, name) for name in names]
-    return sorted(found, key=lambda path: path.split("/"))
+    odd = [path for path in found if os.path.exists(path) and not os.path.isfile(path)]
+    for path in odd:  # a fifo would keep us waiting for ever
+        draft.fault(path, "", "is not a regular file")
+    return sorted(set(found) - set(odd), key=lambda path: path.split("/"))

@@ -64,6 +64,7 @@ def test_the_daemon_starts_with_a_dump_in_the_log(daemon: Calls, tmp_path: pathl
     lines = (tmp_path / "log").read_text().splitlines()
     assert "is deprecated" in lines[0]
     assert any(r'msg="FLAG: --log-level=\"debug\""' in line for line in lines)
+    assert any(r'msg="FLAG: --allowed-devices=\"/dev/fuse,/dev/net/tun\""' in line for line in lines)
     assert any(r'msg="FLAG: --runtimes=\"crun,runc\""' in line for line in lines)
     assert r"pids_limit = 5\n" in lines[-1]
     assert log.get("x").enabled(log.DEBUG)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 
 import pytest
 
-from pycrio.config import load, migrate
+from pycrio.config import documents, load, migrate
 from pycrio.config.options import BY_KEY, ROWS
 from pycrio.config.values import DEFAULT, Origin
 from pycrio.errors import ConfigError
@@ -136,6 +137,20 @@ def test_a_missing_main_file_is_skipped_unless_it_was_asked_for(tmp_path: pathli
     assert load.load({}, {**directory, "CONTAINER_CONFIG": ""}, HOST).sources.files == ()
 
 
+def test_odd_files_are_refused(conf: Load, tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "crio.conf.d"
+    directory.mkdir()
+    os.mkfifo(directory / "a-fifo")
+    (directory / "dangling").symlink_to(tmp_path / "nowhere")
+    (directory / "huge").write_bytes(b"#" * (documents.LIMIT + 1))
+    said = faults(conf)
+    assert [fault.rpartition("/")[2].partition(": ")[2] for fault in said] == [
+        "is not a regular file",
+        "does not exist",
+        f"has more than {documents.LIMIT} bytes",
+    ]
+
+
 def test_variables(conf: Load) -> None:
     env = {
         "CONTAINER_DEFAULT_ULIMITS": "nofile=1:2, nproc=5",
@@ -242,6 +257,7 @@ def test_an_unusable_handler_is_left_out_unless_it_is_the_default(conf: Load) ->
         ('runtime_type = "vm"\nruntime_path = "/usr/bin/kata"', "containerd-shim-<name>"),
         ('runtime_config_path = "/x"', "only for handlers of type vm"),
         ('runtime_type = "pod"\nno_sync_log = true', "only for handlers of type oci"),
+        ("privileged_without_host_devices_all_devices_allowed = true", "only together with"),
         ("stream_websockets = true", "only for handlers of type pod"),
         ('monitor_cgroup = "mine"', "neither pod nor the name of a slice"),
         ('monitor_exec_cgroup = "pod"', "is not one of"),
