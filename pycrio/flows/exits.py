@@ -85,6 +85,9 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
 
 async def settle(node: Node, container_id: str) -> None:
     """After a container's process has gone: wait for the monitor's report, and do without it if none comes."""
+    container = node.containers.resolve(container_id)
+    if container is None or container.state is ContainerState.EXITED:
+        return  # the report was faster, or so was a removal: asking for its live part would make it anew
     live = node.live(container_id)
     try:
         await asyncio.wait_for(live.exited.wait(), REPORT_WAIT)

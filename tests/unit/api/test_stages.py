@@ -108,6 +108,10 @@ async def take_down(made: World, failed_call: str = "") -> None:
         await made.runtime.remove_pod_sandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id), 30)
     assert not len(made.node.pods)
     assert not len(made.node.containers)
+    await asyncio.sleep(0)
+    assert not made.node._live
+    assert not made.node.turns._locks
+    assert not made.node.unborn
     # RemovePodSandbox goes on past a broken network, which is swept at the next start.
     excused = {"hostports.remove": "hostports", "network.delete": "network"}.get(failed_call)
     left = {k: v for k, v in made.fake.held().items() if v and k != excused}
