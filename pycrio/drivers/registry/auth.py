@@ -80,8 +80,9 @@ class AuthFile:
     """One parsed credentials file."""
 
     def __init__(self, path: str, document: Mapping[str, Any], *, legacy: bool = False) -> None:
-        auths = document if legacy else document.get("auths") or {}
-        helpers = {} if legacy else document.get("credHelpers") or {}
+        empty: dict[str, Any] = {}
+        auths = document if legacy else document.get("auths", empty)
+        helpers = empty if legacy else document.get("credHelpers", empty)
         if not isinstance(auths, dict) or not isinstance(helpers, dict):
             raise ConfigError([f"{path}: auths and credHelpers must be objects"])
         self.path = path
