@@ -3,9 +3,9 @@
     python bench/bench_log.py [--megabytes 64] [--rounds 3] [--dir /tmp] [--peer /usr/bin/conmon]
     python bench/bench_log.py --memory 100
 
-Both monitors get the same command line, the same stand-in for the OCI runtime (it starts a writer and leaves its pid) and
-the same output, alternately in one run. CPU is the monitor's own (/proc/<pid>/schedstat), read when its log is complete and
-before it ends. What counts is the ratio.
+Both monitors get the same command line, the same stand-in for the OCI runtime (it starts a writer and leaves its pid)
+and the same output, alternately in one run. CPU is the monitor's own (/proc/<pid>/schedstat), read when its log is
+complete and before it ends. What counts is the ratio.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import argparse
 import contextlib
 import os
 import pathlib
+import select
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,37 +94,13 @@ def monitor(program: str, base: pathlib.Path, environment: dict[str, str], name:
     bundle = base / name
     bundle.mkdir()
     read, write = os.pipe()
-    command = [
-        program,
-        "-b",
-        bundle,
-        "-c",
-        name.ljust(16, "0"),
-        "-u",
-        name,
-        "-n",
-        name,
-        "-l",
-        bundle / "log",
-        "-p",
-        bundle / "pid",
-    ]
-    command += [
-        "-P",
-        bundle / "mpid",
-        "-r",
-        stand_in,
-        "--socket-dir-path",
-        base / "s",
-        "--exit-dir",
-        base / "exits",
-        "--no-sync-log",
-    ]
     (base / "s").mkdir(exist_ok=True)
     (base / "exits").mkdir(exist_ok=True)
-    subprocess.run(
-        command, check=True, pass_fds=[write], env={**os.environ, **environment, "_OCI_SYNCPIPE": str(write)}
-    )
+    command = [program, "-c", name.ljust(16, "0"), "-u", name, "-n", name, "-b", str(bundle), "-l", str(bundle / "log")]
+    command += ["-p", str(bundle / "pid"), "-P", str(bundle / "mpid"), "-r", str(stand_in), "--no-sync-log"]
+    command += ["--socket-dir-path", str(base / "s"), "--exit-dir", str(base / "exits")]
+    settings = {**os.environ, **environment, "_OCI_SYNCPIPE": str(write)}
+    subprocess.run(command, check=True, pass_fds=[write], env=settings)
     os.close(write)
     with open(read, "rb") as report:
         line = report.readline()
@@ -136,8 +114,6 @@ def monitor(program: str, base: pathlib.Path, environment: dict[str, str], name:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(container, signal.SIGTERM)
-        import select
-
         select.select([pidfd], [], [], 30)
         os.close(pidfd)
 
@@ -150,18 +126,15 @@ def measure(program: str, mode: str, total: int, base: pathlib.Path) -> Result:
         os.mkfifo(go)
         os.mkfifo(f"{go}2")
         environment = {"BENCH_MODE": mode, "BENCH_TOTAL": str(total), "BENCH_GO": str(go)}
-        import time
-
         with monitor(program, work, environment, "c") as pid:
             before = cpu_seconds(pid)
             started = time.monotonic()
             open(go, "wb").close()
-            done = open(f"{go}2", "wb")  # opens when the writer has written all
-            while unread(pid):
-                time.sleep(0.001)
-            wall = time.monotonic() - started
-            cpu = cpu_seconds(pid) - before
-            done.close()
+            with open(f"{go}2", "wb"):  # opens when the writer has written all
+                while unread(pid):
+                    time.sleep(0.001)
+                wall = time.monotonic() - started
+                cpu = cpu_seconds(pid) - before
         size = content_size(work / "c" / "log")
         if size < total:
             raise RuntimeError(f"{program}: log has {size} of {total} bytes")

@@ -124,7 +124,8 @@ void pc_stream_event(struct pc_mon *m, int which) {
                 if (n <= 0) {
                         if (n < 0)
                                 pc_say(m, PC_LEVEL_WARN, "Cannot read the container's output", NULL, (int) n);
-                        pc_stream_emit(m, which, true);
+                        if (!m->hold) /* else it is kept with the rest */
+                                pc_stream_emit(m, which, true);
                         close_stream(m, in);
                         break;
                 }

@@ -54,5 +54,5 @@ def test_a_torn_log_is_read_up_to_the_tear() -> None:
 
 @pytest.mark.parametrize("wrong", [{"stream": 2}, {"stream": -1}, {"stream": 0, "utc_offset": 86400}])
 def test_arguments_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="stream|utc_offset"):
+    with pytest.raises(ValueError, match=r"stream|utc_offset"):
         logmux.format_lines(b"x", time_ns=0, **wrong)
