@@ -51,15 +51,20 @@ static void text(char *to, const uint8_t *f, size_t n) {
 }
 
 static bool sum_ok(const uint8_t *b) {
-        int64_t want, plain = 0, with_sign = 0;
+        int64_t want;
+        unsigned plain = 0;
+        int with_sign = 0;
         if (b[148] & 0x80 || !pc_tar_number(b + 148, 8, &want))
                 return false;
-        for (int i = 0; i < PC_TAR_BLOCK; i++) {
-                uint8_t c = i >= 148 && i < 156 ? ' ' : b[i];
-                plain += c;
-                with_sign += (int8_t) c; /* what old Sun tar wrote */
-        }
-        return want == plain || want == with_sign;
+        for (int i = 0; i < PC_TAR_BLOCK; i++)
+                plain += b[i];
+        for (int i = 148; i < 156; i++) /* the field itself counts as spaces */
+                plain += (unsigned) ' ' - b[i];
+        if (want == plain)
+                return true;
+        for (int i = 0; i < PC_TAR_BLOCK; i++) /* what old Sun tar wrote */
+                with_sign += i >= 148 && i < 156 ? ' ' : (int8_t) b[i];
+        return want == with_sign;
 }
 
 static bool is_zero(const uint8_t *b) {

@@ -66,24 +66,30 @@ static int put(struct pc_split *s, const char *p, size_t n) {
 
 static int put_base64(struct pc_split *s, const uint8_t *p, size_t n) {
         static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        char buf[4 * 192];
-        size_t at = 0;
-        for (; n > 0; p += 3, n -= n < 3 ? n : 3) {
-                unsigned v = (unsigned) p[0] << 16 | (n > 1 ? (unsigned) p[1] << 8 : 0) | (n > 2 ? p[2] : 0);
-                buf[at++] = alphabet[v >> 18];
-                buf[at++] = alphabet[v >> 12 & 63];
-                buf[at++] = n > 1 ? alphabet[v >> 6 & 63] : '=';
-                buf[at++] = n > 2 ? alphabet[v & 63] : '=';
-                if (at == sizeof buf || n <= 3) {
-                        int r = put(s, buf, at);
-                        if (r < 0)
-                                return r;
-                        at = 0;
+        char buf[4 * 256];
+        int r = 0;
+        while (n >= 3 && r == 0) {
+                size_t at = 0;
+                for (; n >= 3 && at < sizeof buf; p += 3, n -= 3, at += 4) {
+                        unsigned v = (unsigned) p[0] << 16 | (unsigned) p[1] << 8 | p[2];
+                        if (v == 0) { /* most of a header */
+                                memcpy(buf + at, "AAAA", 4);
+                                continue;
+                        }
+                        buf[at] = alphabet[v >> 18];
+                        buf[at + 1] = alphabet[v >> 12 & 63];
+                        buf[at + 2] = alphabet[v >> 6 & 63];
+                        buf[at + 3] = alphabet[v & 63];
                 }
-                if (n <= 3)
-                        break;
+                r = put(s, buf, at);
         }
-        return 0;
+        if (n > 0 && r == 0) {
+                unsigned v = (unsigned) p[0] << 16 | (n > 1 ? (unsigned) p[1] << 8 : 0);
+                const char end[] = {alphabet[v >> 18], alphabet[v >> 12 & 63], n > 1 ? alphabet[v >> 6 & 63] : '=',
+                                    '='};
+                r = put(s, end, sizeof end);
+        }
+        return r;
 }
 
 /* The inside of a JSON string, valid UTF-8 given. */

@@ -14,12 +14,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Sizes of the rings decide what one extraction holds in memory: about 4 MiB, plus the decoder's window. */
+/* Sizes of the rings decide what one extraction holds in memory: about 8 MiB, plus the decoder's window. */
 enum {
         IN_BLOCKS = 4,
-        IN_SIZE = 128 << 10,
-        TAR_BLOCKS = 8,
-        TAR_SIZE = 256 << 10,
+        IN_SIZE = 256 << 10,
+        TAR_BLOCKS = 12,
+        TAR_SIZE = 512 << 10,
         TEXT_BLOCKS = 4,
         TEXT_SIZE = 64 << 10,
         STACK = 512 << 10,
@@ -43,6 +43,7 @@ struct job {
 
 struct stage {
         struct job *job;
+        const char *name; /* of the thread */
         int (*run)(struct job *j, struct pc_err *reterr);
         pthread_t thread;
 };
@@ -74,6 +75,7 @@ static void fail(struct job *j, const struct pc_err *err) {
 static void *stage_main(void *arg) {
         struct stage *s = arg;
         struct pc_err err;
+        (void) pthread_setname_np(pthread_self(), s->name);
         if (s->run(s->job, &err) < 0)
                 fail(s->job, &err);
         if (atomic_fetch_sub(&s->job->running, 1) == 1)
@@ -349,8 +351,11 @@ static void supervise(struct job *j) {
 }
 
 static void run_stages(struct job *j) {
-        struct stage stages[STAGES] = {
-            {j, source, 0}, {j, decompress, 0}, {j, digest, 0}, {j, entries, 0}, {j, pack, 0}};
+        struct stage stages[STAGES] = {{.job = j, .name = "untar-source", .run = source},
+                                       {.job = j, .name = "untar-inflate", .run = decompress},
+                                       {.job = j, .name = "untar-digest", .run = digest},
+                                       {.job = j, .name = "untar-apply", .run = entries},
+                                       {.job = j, .name = "untar-split", .run = pack}};
         int n = j->opts.split_fd >= 0 ? STAGES : STAGES - 1, started = 0;
         sigset_t all, old;
         pthread_attr_t attr;
