@@ -195,16 +195,26 @@ class Crowd:
         self.pods: list[str] = []
         self.containers: list[str] = []
         self.refused: list[PycrioError] = []
+        self.boundary = Boundary()
 
     def some(self, known: list[str]) -> str:
         return self.random.choice(known[-3:]) if known else "0" * 64
 
-    async def act(self) -> None:
-        """One call, at some time."""
-        runtime = self.made.runtime
+    async def come(self) -> None:
+        """Make one call at some time, and perhaps leave during it."""
         for _ in range(self.random.randrange(60)):
             await asyncio.sleep(0)
-        (choice,) = self.random.choices(range(9), (3, 3, 6, 6, 6, 3, 2, 1, 1))
+        call = asyncio.ensure_future(self.boundary.shield(self.act()))
+        for _ in range(self.random.randrange(200)):
+            await asyncio.sleep(0)
+        if self.random.random() < 0.3:
+            call.cancel()
+        await asyncio.wait({call})
+
+    async def act(self) -> None:
+        """One call."""
+        runtime = self.made.runtime
+        (choice,) = self.random.choices(range(11), (3, 3, 6, 6, 6, 3, 2, 1, 1, 3, 3))
         try:
             if choice < 2:
                 config = pod_message(self.random.choice(["a", "b"]))
@@ -223,6 +233,11 @@ class Crowd:
                 await runtime.stop_container(pb.StopContainerRequest(container_id=self.some(self.containers)), 30)
             elif choice == 6:
                 await runtime.remove_container(pb.RemoveContainerRequest(container_id=self.some(self.containers)), 30)
+            elif choice == 9:
+                self.made.fake.table.end(self.some(self.containers), 3)
+            elif choice == 10:
+                command = pb.ExecSyncRequest(container_id=self.some(self.containers), cmd=["true"])
+                await runtime.exec_sync(command, 30)
             elif choice == 7:
                 await runtime.stop_pod_sandbox(pb.StopPodSandboxRequest(pod_sandbox_id=self.some(self.pods)), 30)
             else:
@@ -236,7 +251,8 @@ async def test_a_crowd_leaves_nothing(seed: int) -> None:
     async with world("run_pod") as made:
         crowd = Crowd(made, seed)
         for _ in range(3):
-            await asyncio.wait_for(asyncio.gather(*(crowd.act() for _ in range(40))), 60)
+            await asyncio.wait_for(asyncio.gather(*(crowd.come() for _ in range(40))), 60)
+            assert await crowd.boundary.drain(60) == 0
         assert {status_of(e)[0] for e in crowd.refused} <= {Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.ABORTED}
         assert crowd.pods
         await take_down(made)
