@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from pycrio._native.pools import submit
+from pycrio.drivers.layers.check import Checker
 from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.images import Images
 from pycrio.drivers.layers.index import Index
@@ -25,7 +26,8 @@ log = obslog.get("store")
 
 
 class Store:
-    """One store. ``images``, ``layers`` and ``rootfs`` satisfy the ports of these names.
+    """One store. ``images``, ``layers`` and ``rootfs`` satisfy the ports of these names, ``checker`` verifies and
+    repairs.
 
     Usable between ``open`` and ``close``. Other programs may use the same directories all the while.
     """
@@ -42,6 +44,7 @@ class Store:
         self.layers = Layers(settings, self._index, self._overlay, usage, turn)
         self.images = Images(settings, self._index, self._overlay, usage, turn)
         self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
+        self.checker = Checker(settings, self._index, self._overlay, self.rootfs, turn)
 
     async def open(self) -> int:
         """Make the directories, repair what a crash left, load the lists; number of things that were removed.
