@@ -204,7 +204,11 @@ class Crowd:
         """Make one call at some time, and perhaps leave during it."""
         for _ in range(self.random.randrange(60)):
             await asyncio.sleep(0)
-        call = asyncio.ensure_future(self.boundary.shield(self.act()))
+
+        async def enter() -> None:
+            await self.boundary.shield(self.act())
+
+        call = asyncio.ensure_future(enter())
         for _ in range(self.random.randrange(200)):
             await asyncio.sleep(0)
         if self.random.random() < 0.3:
