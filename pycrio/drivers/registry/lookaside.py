@@ -71,12 +71,16 @@ def _read(path: str) -> dict[str, Place]:
 
     try:
         with open(path, "rb") as file:
-            document = yaml.safe_load(file) or {}
+            document = yaml.safe_load(file)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: {error}"]) from error
-    sections = document.get("docker") or {} if isinstance(document, dict) else None
+    if document is None:
+        return {}
+    sections = document.get("docker", {}) if isinstance(document, dict) else None
+    if sections is None and isinstance(document, dict):
+        sections = {}  # ``docker:`` with nothing below it
     if not isinstance(sections, dict):
         raise ConfigError([f"{path}: not a mapping with default-docker and docker"])
     out = {str(scope).rstrip("/"): _place(section, path) for scope, section in sections.items()}
