@@ -162,7 +162,7 @@ def _workload(config: Config, workload: WorkloadConf) -> list[Fault]:
 def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
     """What does not fit this host, for a daemon that is about to start: devices, helper programs, the default handler.
 
-    Reads the file system, changes nothing.
+    A configured monitor that is not there is no fault: pycrio brings its own, and takes it with a warning. Reads the file system, changes nothing.
     """
     import shutil  # late: brings compression libraries along
 
@@ -183,8 +183,6 @@ def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
     program = handler.runtime_path or handler.name
     if shutil.which(program, path=path) is None:
         say(prefix + ".runtime_path", f"the OCI runtime {program!r} is not an executable program")
-    if handler.monitor_path and shutil.which(handler.monitor_path, path=path) is None:
-        say(prefix + ".monitor_path", f"the monitor {handler.monitor_path!r} is not an executable program")
     if handler.seccomp_profile and not os.access(handler.seccomp_profile, os.R_OK):
         say(prefix + ".seccomp_profile", f"{handler.seccomp_profile!r} cannot be read")
     return faults
