@@ -49,13 +49,17 @@ class Joined:
     def __init__(self, *, abandon: bool = False) -> None:
         self._abandon = abandon
         self._running: dict[Hashable, tuple[asyncio.Task[Any], int]] = {}
+        self._given_up: set[asyncio.Task[Any]] = set()
 
     def running(self, key: Hashable) -> bool:
         """True while an operation of that key goes on."""
         return key in self._running
 
     async def run(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Join the running operation of ``key`` or start it."""
+        """Join the running operation of ``key`` or start it. One that was given up and still undoes what it did cannot
+        be joined: its end is awaited first."""
+        while (current := self._running.get(key)) is not None and current[0] in self._given_up:
+            await asyncio.wait([current[0]])
         task, users = self._running.get(key, (None, 0))
         if task is None:
             task = asyncio.get_running_loop().create_task(start())
@@ -69,6 +73,8 @@ class Joined:
                 raise
             still = self._running.get(key)
             if still is not None and still[0] is task and still[1] == 1:
+                self._given_up.add(task)
+                task.add_done_callback(self._given_up.discard)
                 task.cancel()
                 await asyncio.wait([task])
             raise

@@ -203,8 +203,9 @@ async def test_an_abandoned_pull_ends(serve: Serve, tmp_path: pathlib.Path) -> N
         reached, _ = call.fake.script.stop_at("layers.unpack")
         first = asyncio.ensure_future(call("PullImage", image=pb.ImageSpec(image="busybox")))
         await reached.wait()
+        ((pull, _),) = call.node.pulling._running.values()
         first.cancel()
-        await asyncio.wait({first})
+        await asyncio.wait({first, pull})
         call.fake.script.hold.clear()
         await call("PullImage", image=pb.ImageSpec(image="busybox"))
         assert call.fake.script.count("registry.resolve") == 2
