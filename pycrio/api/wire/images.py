@@ -50,7 +50,7 @@ def decode_credentials(message: pb.AuthConfig) -> Credentials | None:
 
 
 def encode(view: ImageView, asked: ImageSpec | None = None) -> pb.Image:
-    """An image of the node. ``asked`` is the spec of a request about this one image, which is told back.
+    """An image of the node. ``asked`` is the spec of a request about this one image; what the user wrote is told back.
 
     The config's user is a uid when it is a number, else a name; its group does not count here.
     """
@@ -65,7 +65,7 @@ def encode(view: ImageView, asked: ImageSpec | None = None) -> pb.Image:
         uid=pb.Int64Value(value=int(user)) if numeric else None,
         username="" if numeric else user,
         spec=pb.ImageSpec(
-            image=asked.image if asked else image.id,
+            image=image.id,  # one image, one answer, whatever reference asked for it
             annotations=image.annotations,
             user_specified_image=asked.user_specified_image if asked else "",
             runtime_handler=asked.runtime_handler if asked else "",
