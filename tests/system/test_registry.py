@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import pathlib
 import subprocess
@@ -12,7 +14,7 @@ import pytest_asyncio
 
 from pycrio.drivers.registry.client import Registry
 from pycrio.drivers.registry.settings import Limits, Settings
-from pycrio.errors import RegistryError, RegistryUnavailable
+from pycrio.errors import RegistryError, RegistryUnavailable, SignatureInvalid
 from pycrio.model.image import Credentials, RemoteImage
 from tests.fixtures_registry import (
     BUSYBOX,
@@ -189,3 +191,64 @@ async def test_image_of_umoci_pushed_by_skopeo(
         found = await plain.resolve(target, None, "")
         assert b"/bin/busybox" in found.config
         assert await blobs(plain, found) == [layer.digest for layer in found.layers]
+
+
+async def test_image_signed_by_skopeo(tmp_path: pathlib.Path, docker_registry: RunningRegistry) -> None:
+    """Simple signing between programs: skopeo signs into a lookaside store, the driver verifies what it finds there."""
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    environ = {**os.environ, "GNUPGHOME": str(home)}
+
+    def tool(*command: str) -> bytes:
+        return subprocess.run(command, check=True, capture_output=True, env=environ).stdout
+
+    tool(
+        "gpg", "--batch", "--passphrase", "", "--quick-generate-key", "signer@test.invalid", "rsa2048", "sign", "never"
+    )
+    (tmp_path / "signer.gpg").write_bytes(tool("gpg", "--export"))
+    (tmp_path / "registries.d").mkdir()
+    (tmp_path / "registries.d" / "default.yaml").write_text(
+        f"default-docker:\n  lookaside: file://{tmp_path}/lookaside\n  sigstore: file://{tmp_path}/lookaside\n"
+    )
+    push_image(docker_registry, "signed/source:1", [{"a": b"signed"}])
+    target = f"{docker_registry.address}/signed/image:1"
+    tool(
+        *("skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"),
+        *("--registries.d", str(tmp_path / "registries.d"), "--sign-by", "signer@test.invalid"),
+        *(f"docker://{docker_registry.address}/signed/source:1", f"docker://{target}"),
+    )
+    tool("gpgconf", "--kill", "all")
+    registry = Registry(settings(tmp_path, docker_registry.address))
+    requirement = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(tmp_path / "signer.gpg")}
+    (tmp_path / "policy.json").write_text(json.dumps({"default": [requirement]}))
+    found = await registry.resolve(target, None, "")
+    assert len(found.signatures) == 1
+    with pytest.raises(SignatureInvalid, match="it has no signature"):
+        await registry.resolve(f"{docker_registry.address}/signed/source:1", None, "")
+    await registry.close()
+
+
+async def test_credentials_of_skopeo_login(tmp_path: pathlib.Path, private_registry: RunningRegistry) -> None:
+    """The file that ``skopeo login`` (and podman's) writes is understood."""
+    built = push_image(private_registry, "secret/image:1", [{"a": b"a"}])
+    path = tmp_path / "auth.json"
+    subprocess.run(
+        [
+            *("skopeo", "login", "--tls-verify=false", "--authfile", str(path)),
+            *("--username", private_registry.username, "--password", private_registry.password),
+            private_registry.address,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    registry = Registry(settings(tmp_path, private_registry.address, global_auth_file=str(path)))
+    found = await registry.resolve(f"{private_registry.address}/secret/image:1", None, "")
+    assert found.manifest_digest == built.digest
+    await registry.close()
+
+
+async def test_large_layers_side_by_side(plain: Registry, docker_registry: RunningRegistry) -> None:
+    push_image(docker_registry, "large/image:1", [{f"f{n}": os.urandom(8 << 20)} for n in range(4)], compression="none")
+    found = await plain.resolve(f"{docker_registry.address}/large/image:1", None, "")
+    parts = await asyncio.gather(*(collect(plain, found, layer) for layer in found.layers))
+    assert [digest_of(part) for part in parts] == [layer.digest for layer in found.layers]

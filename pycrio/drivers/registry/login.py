@@ -17,6 +17,8 @@ from pycrio.drivers.registry.trouble import Trouble
 
 # A token is renewed this long before its end, so that it does not expire on its way.
 MARGIN = 5.0
+# A token service gets this many seconds for a whole answer, however slowly it drips.
+SECONDS = 60.0
 
 
 class Login:
@@ -109,11 +111,16 @@ class Login:
     async def _ask(self, url: str, headers: dict[str, str], form: dict[str, str] | None) -> bytes:
         where = urlsplit(url).netloc
         try:
-            async with self._transport.exchange(url, headers, insecure=self._insecure, form=form) as response:
-                if response.status != 200:
-                    raise await refusal(response, 65536)
-                return await read_bounded(response, 1 << 20, "the token service's answer")
+            return await asyncio.wait_for(self._answer(url, headers, form), SECONDS)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Trouble("stalled", f"the token service {where} did not answer within {SECONDS:.0f} s") from None
         except Trouble as trouble:
             code = trouble.code or ("UNAUTHORIZED" if trouble.status in (400, 401, 403) else "")
             text = f"the token service {where} refuses: {trouble.text}" if trouble.kind == "status" else trouble.text
             raise Trouble(trouble.kind, text, trouble.status, code, trouble.delay) from trouble
+
+    async def _answer(self, url: str, headers: dict[str, str], form: dict[str, str] | None) -> bytes:
+        async with self._transport.exchange(url, headers, insecure=self._insecure, form=form) as response:
+            if response.status != 200:
+                raise await refusal(response, 65536)
+            return await read_bounded(response, 1 << 20, "the token service's answer")

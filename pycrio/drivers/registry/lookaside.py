@@ -5,6 +5,7 @@ Formats: man 5 containers-registries.d, the lookaside layout of containers-signa
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,13 @@ async def _lookaside_file(url: str, transport: Transport, limits: Limits) -> byt
     """One file, None when there is none."""
     if url.startswith("file:"):
         return await offload("store", _local_file, urlsplit(url).path, limits.signature)
+    try:
+        return await asyncio.wait_for(_remote_file(url, transport, limits), limits.small)
+    except (asyncio.TimeoutError, TimeoutError):
+        raise Trouble("stalled", f"its signature {url} did not arrive within {limits.small:g} s") from None
+
+
+async def _remote_file(url: str, transport: Transport, limits: Limits) -> bytes | None:
     async with transport.exchange(url, {}, insecure=False) as response:
         if response.status == 404:
             return None
