@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from pycrio._native.pools import offload
 from pycrio.drivers.layers.files import data_file, read_file, remove_tree
+from pycrio.drivers.layers.hold import NAME as HOLD
 from pycrio.drivers.layers.index import Index, View
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import ContainerRecord, ImageRecord, LayerRecord, parse_time
@@ -218,7 +219,7 @@ def _container(view: View, container: ContainerRecord, bad: set[str]) -> str:
 
 def _unreferenced(view: View) -> tuple[str, ...]:
     """Layers without image, container or child, and then those that only such layers are above of."""
-    held = view.held_layers()
+    held = view.held_layers() | {r.id for r in view.layers[0].by_id.values() if HOLD in r.names}
     layers = {i: r for i, r in view.layers[0].by_id.items() if not r.incomplete}
     needed: set[str] = set()
     for ident in held:

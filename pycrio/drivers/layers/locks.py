@@ -196,6 +196,12 @@ class LockSet:
             yield
 
     @contextmanager
+    def try_write(self) -> Iterator[bool]:
+        """Hold every lock exclusively if all are free right now: whether they were."""
+        with ExitStack() as stack:
+            yield all(stack.enter_context(lock.try_write()) for lock in self.files)
+
+    @contextmanager
     def read(self) -> Iterator[None]:
         """Hold every lock shared."""
         with ExitStack() as stack:

@@ -90,7 +90,7 @@ class Mounter:
     """Mounts for the store. All calls block: only in a pool thread, and with ``layers.lock`` held where noted."""
 
     def __init__(self, settings: Settings, overlay: Overlay, kernel: Kernel) -> None:
-        self._settings = settings
+        self.settings = settings
         self._overlay = overlay
         self._kernel = kernel
         self._probed: Mapping[str, bool] | None = None
@@ -100,7 +100,7 @@ class Mounter:
         if self._probed is None:
             userns = self._kernel.hold_userns(_PROBE_MAP, _PROBE_MAP)
             try:
-                self._probed = self._kernel.probe(self._settings.image_home, userns.fileno())
+                self._probed = self._kernel.probe(self.settings.image_home, userns.fileno())
             finally:
                 userns.close()
         return bool(self._probed.get(feature))
@@ -111,14 +111,14 @@ class Mounter:
         Done before each mount under ``layers.lock``: a peer that binds the home *after* us would hide our mounts
         below its own, and a peer that shuts the store down takes the bind away when no layer is counted as mounted.
         """
-        home = self._settings.home
-        if not self._settings.skip_mount_home and not self._kernel.is_mountpoint(home):
+        home = self.settings.home
+        if not self.settings.skip_mount_home and not self._kernel.is_mountpoint(home):
             self._kernel.bind(home, home, propagation="private")
 
     def release_home(self) -> None:
         """Take the bind away; call it with ``layers.lock`` held and no layer mounted."""
-        if not self._settings.skip_mount_home:
-            self._kernel.umount(self._settings.home)
+        if not self.settings.skip_mount_home:
+            self._kernel.umount(self.settings.home)
 
     def is_mounted(self, path: str) -> bool:
         """True when something is mounted on the path."""
@@ -176,7 +176,7 @@ class Mounter:
         if label:
             options.append(f'context="{label}"')
         for number in range(2 - len(lowers)):  # overlay without an upper directory wants two lowers
-            empty = f"{self._settings.run_root}/overlay/empty{number}"
+            empty = f"{self.settings.run_root}/overlay/empty{number}"
             make_dir(empty)
             lowers = [*lowers, empty]
         self._kernel.overlay(lowers, None, None, target, options)

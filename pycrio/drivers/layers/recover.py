@@ -11,8 +11,10 @@ import json
 import os
 from collections.abc import Iterable
 
+from pycrio.drivers.layers import hold
 from pycrio.drivers.layers.files import remove_tree, sweep_places
 from pycrio.drivers.layers.index import VOLATILE, Index
+from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord, is_id
 from pycrio.drivers.layers.removal import Trash, delete_layers
@@ -20,13 +22,15 @@ from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.table import Edit
 
 
-def collect(settings: Settings, index: Index, overlay: Overlay, trash: Trash) -> int:
+def collect(settings: Settings, index: Index, overlay: Overlay, mounter: Mounter, trash: Trash) -> int:
     """Remove incomplete layers, orphaned directories and files, abandoned places; how many things."""
     with index.layers.edit() as edit:
         incomplete = [r.id for r in edit.rows.by_id.values() if r.incomplete]
         removed = delete_layers(edit, incomplete, overlay, settings, trash)
         removed += delete_layers(edit, _abandoned(index, edit), overlay, settings, trash)
         removed += _orphans(settings, overlay, edit, trash)
+        with index.mounts.edit() as mounts:
+            hold.release(edit, mounts, overlay, mounter, trash)
         removed += _data_directories(index, settings)
         removed += overlay.heal_links()
     for base in dict.fromkeys((f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs")):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pycrio._native.pools import offload
+from pycrio.drivers.layers import hold
 from pycrio.drivers.layers.files import make_dir, remove_tree
 from pycrio.drivers.layers.index import VOLATILE, Index, View
 from pycrio.drivers.layers.mounting import Mounter
@@ -190,7 +191,7 @@ class Rootfs:
         return await self._turn.run(lambda _: self._mount(container_id), lambda _path, _: self._unmount(container_id))
 
     def _mount(self, container_id: str) -> str:
-        with self._index.layers.locks.read():
+        with self._index.layers.edit() as layers:
             view = self._index.view()
             container = view.containers.by_id.get(container_id)
             if container is None:
@@ -205,6 +206,7 @@ class Rootfs:
             options = container.flags.get("MountOpts")
             plan = self._overlay.plan(layer.id, options, volatile, layer.mountlabel)
             with self._index.mounts.edit() as mounts:
+                hold.take(layers, mounts, self._overlay)
                 known = mounts.rows.by_id.get(layer.id)
                 if self._mounter.is_mounted(plan.target):
                     if known is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-
-from pycrio._native.pools import submit
+from pycrio.drivers.layers import hold
 from pycrio.drivers.layers.check import Checker
 from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.images import Images
@@ -16,7 +14,7 @@ from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.removal import Trash
 from pycrio.drivers.layers.rootfs import Rootfs
 from pycrio.drivers.layers.settings import Settings
-from pycrio.drivers.layers.turn import Turn, guarded, settle
+from pycrio.drivers.layers.turn import Turn
 from pycrio.drivers.layers.unpack import Layers
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import StoreFailure
@@ -41,7 +39,7 @@ class Store:
         turn = Turn(lambda: Trash(settings))
         usage = Usage(settings, self._overlay)
         self._turn = turn
-        self.layers = Layers(settings, self._index, self._overlay, usage, turn)
+        self.layers = Layers(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.images = Images(settings, self._index, self._overlay, usage, turn)
         self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.checker = Checker(settings, self._index, self._overlay, self.rootfs, turn)
@@ -68,7 +66,7 @@ class Store:
                 self._overlay.prepare()
             for dropped in self._index.drop_unusable():
                 log.warning("Additional image store cannot be read, going on without it", path=dropped)
-            removed = collect(s, self._index, self._overlay, trash)
+            removed = collect(s, self._index, self._overlay, self._mounter, trash)
             self._index.view()
             return removed
         except OSError as e:
@@ -77,15 +75,19 @@ class Store:
     async def close(self) -> None:
         """Drop staged layers and let go of everything. Mounted containers stay mounted."""
         await self.layers.discard_all()
-        await settle(submit("store", guarded, self._close))
+        await self._turn.finish(self._close)
 
-    def _close(self) -> None:
+    def _close(self, trash: Trash) -> None:
         try:
-            # As every program does that shuts a store down: the bind mount goes unless something is mounted below.
-            # Whoever holds the lock now is using the store: then it stays.
-            with self._index.layers.locks.files[0].try_write() as free, contextlib.suppress(OSError):
-                if free and not self._index.mounts.rows().by_id:
+            # As every program does that shuts a store down: the bind mount goes unless something is mounted below, or
+            # somebody is at work with the store right now.
+            with self._index.layers.try_edit() as layers, self._index.mounts.try_edit() as mounts:
+                if layers is None or mounts is None:
+                    return
+                if hold.release(layers, mounts, self._overlay, self._mounter, trash):
                     self._mounter.release_home()
+        except (OSError, StoreFailure) as e:
+            log.warning("Mount point of the store is left as it is", error=str(e))
         finally:
             self._index.close()
             self._lock.close()

@@ -148,6 +148,12 @@ class Table(Generic[R]):
         with self.locks.write():
             yield Edit(self, self.rows())
 
+    @contextmanager
+    def try_edit(self) -> Iterator[Edit[R] | None]:
+        """Like ``edit``, but None instead of waiting when somebody holds a lock."""
+        with self.locks.try_write() as free:
+            yield Edit(self, self.rows()) if free else None
+
     def publish(self, rows: Rows[R], dirty: frozenset[int]) -> None:
         """Write the files with these numbers; called by an Edit under the write locks."""
         self.locks.touch()

@@ -11,8 +11,11 @@ from pycrio._native.pools import offload, submit
 from pycrio.drivers.layers.locks import Abandoned, Job
 from pycrio.drivers.layers.removal import Trash
 from pycrio.errors import Exhausted, StoreFailure
+from pycrio.obs import log as obslog
 
+log = obslog.get("store")
 T = TypeVar("T")
+_LAST_WAIT = 5.0
 
 
 def guarded(work: Callable[[], T]) -> T:
@@ -100,6 +103,21 @@ class Turn:
             raise
         await self._clear(trash)
         return result
+
+    async def finish(self, work: Callable[[Trash], None]) -> None:
+        """Run the last work. When a turn does not come because somebody else holds the store's lock, it is left out:
+        the end of the process lets everything go as well."""
+        trash = self._trash()
+        try:
+            await asyncio.wait_for(self._lock.acquire(), _LAST_WAIT)
+        except asyncio.TimeoutError:
+            log.warning("Another program holds the store's lock, going on without closing the store")
+            return
+        try:
+            await settle(submit("store", work, trash))
+        finally:
+            self._lock.release()
+        await self._clear(trash)
 
     async def _clear(self, trash: Trash) -> None:
         """Delete for good; one thread at a time does that."""

@@ -20,6 +20,7 @@ from typing import Protocol
 from pycrio._native.pools import submit
 from pycrio.drivers.layers.files import Place, rename
 from pycrio.drivers.layers.index import Index, View, chain_ids
+from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay, sync_filesystem
 from pycrio.drivers.layers.records import COMPRESSION, LayerRecord, format_time
 from pycrio.drivers.layers.recover import collect
@@ -131,12 +132,15 @@ class Staged:
 class Layers:
     """Read-only layers of images (port ``Layers``)."""
 
-    def __init__(self, settings: Settings, index: Index, overlay: Overlay, usage: Usage, turn: Turn) -> None:
+    def __init__(
+        self, settings: Settings, index: Index, overlay: Overlay, mounter: Mounter, usage: Usage, turn: Turn
+    ) -> None:
         self._settings = settings
         self._index = index
         self._overlay = overlay
         self._usage = usage
         self._turn = turn
+        self._mounter = mounter
         self._staged: dict[str, Staged] = {}
         self._extract: Callable[[], Extract] = _native_extract
 
@@ -296,7 +300,9 @@ class Layers:
 
     async def garbage(self) -> int:
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
-        return await self._turn.run(lambda trash: collect(self._settings, self._index, self._overlay, trash))
+        return await self._turn.run(
+            lambda trash: collect(self._settings, self._index, self._overlay, self._mounter, trash)
+        )
 
 
 async def _readable(fd: int) -> None:
