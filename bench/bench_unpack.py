@@ -17,7 +17,6 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -188,4 +187,4 @@ def test_unpack_many_small_files(benchmark: Any, tmp_path: pathlib.Path, form: s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,8 +11,8 @@ struct pc_idmap {
         uint32_t container, host, size;
 };
 
-/* What a stream may cost; 0 takes the default named in limits.c. Beyond a limit: EFBIG for bytes, E2BIG for counts,
- * ENAMETOOLONG for names. */
+/* What a stream may cost; 0 takes the default of set_limits() in untar.c. Beyond a limit: EFBIG for bytes, E2BIG for
+ * counts, ENAMETOOLONG for names. */
 struct pc_untar_limits {
         uint64_t entries;    /* archive members */
         uint64_t bytes;      /* length of the uncompressed tar */
