@@ -381,6 +381,27 @@ async def test_an_image_as_a_volume_cannot_be_written(store: Store, tmp_path: Pa
         assert list(target.iterdir()) == []
 
 
+async def test_an_image_mounted_by_podman_can_be_removed(store: Store, tools: Tools) -> None:
+    image = await pulled(store)
+    path = (await asyncio.to_thread(tools.podman, "image", "mount", NAME)).strip()
+    assert Path(path, "etc/new").read_text() == "2"
+    await store.images.remove(image.id)
+    assert not os.path.exists(path)
+    assert await store.layers.garbage() == 0
+    assert os.listdir(f"{tools.root}/overlay/tempdirs") == []
+
+
+async def test_many_layers(store: Store, tools: Tools) -> None:
+    tars = [busybox(), *(make_tar({f"layer{n}": b"%d" % n}) for n in range(120))]
+    image = await pulled(store, tars=tars)
+    await store.rootfs.create(Entry(BOX, ("box",), image.id))
+    path = await store.rootfs.mount(BOX)
+    assert all(Path(path, f"layer{n}").read_text() == str(n) for n in range(120))
+    await store.rootfs.remove(BOX)
+    shown = await asyncio.to_thread(tools.podman, *tools.run_argv(NAME, "/bin/sh", "-c", "cat /layer0 /layer119"))
+    assert shown == "0119"
+
+
 # --- several stores ---
 
 

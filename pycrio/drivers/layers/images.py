@@ -13,6 +13,7 @@ from typing import Any
 
 from pycrio.drivers.layers.files import data_file, make_dir, read_file, remove_tree, write_atomic
 from pycrio.drivers.layers.index import Index, View
+from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import ZERO_TIME, ImageRecord, format_time, parse_time
 from pycrio.drivers.layers.removal import Trash, delete_layers, superfluous
@@ -39,8 +40,11 @@ class _Parsed:
 class Images:
     """Image records of the containers/storage store (port ``Images``)."""
 
-    def __init__(self, settings: Settings, index: Index, overlay: Overlay, usage: Usage, turn: Turn) -> None:
+    def __init__(
+        self, settings: Settings, index: Index, overlay: Overlay, mounter: Mounter, usage: Usage, turn: Turn
+    ) -> None:
         self._settings = settings
+        self._mounter = mounter
         self._index = index
         self._overlay = overlay
         self._usage = usage
@@ -232,7 +236,16 @@ class Images:
                 for top in (*record.mapped_layers, record.layer):
                     doomed = superfluous(layers, top, held)
                     if doomed:
+                        self._unmount(doomed)
                         delete_layers(layers, doomed, self._overlay, self._settings, trash)
+
+    def _unmount(self, layer_ids: Sequence[str]) -> None:
+        """Take away what others mounted of layers that go (``podman image mount``)."""
+        with self._index.mounts.edit() as mounts:
+            for layer_id in layer_ids:
+                self._mounter.unmount_all(f"{self._settings.image_home}/{layer_id}/merged")
+                mounts.drop(layer_id)
+            mounts.save()
 
 
 def _same(one: View, other: View) -> bool:

@@ -82,6 +82,8 @@ def native_kernel() -> Kernel:
     return cast(Kernel, NativeKernel())
 
 
+# Mounts on one path; more than one there are only by mistakes of others.
+_MOST_MOUNTS = 64
 # Any shift will do to ask whether shifting works.
 _PROBE_MAP = ((0, 100000, 65536),)
 
@@ -180,6 +182,13 @@ class Mounter:
             make_dir(empty)
             lowers = [*lowers, empty]
         self._kernel.overlay(lowers, None, None, target, options)
+
+    def unmount_all(self, path: str) -> bool:
+        """Detach everything that is mounted on a path, however often; False when nothing was."""
+        count = 0
+        while count < _MOST_MOUNTS and self._kernel.umount(path):
+            count += 1
+        return count > 0
 
     def unmount(self, path: str) -> bool:
         """Detach what is mounted on a path; False when nothing was."""

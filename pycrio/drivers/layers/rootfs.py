@@ -33,8 +33,6 @@ from pycrio.errors import (
 from pycrio.model.security import IdMapping
 from pycrio.model.stats import FsUsage
 
-_MOST_MOUNTS = 64
-
 
 class EntryLike(Protocol):
     """What a container's record says (the flows' ``StoreEntry``)."""
@@ -246,9 +244,7 @@ class Rootfs:
                 mounts.save()
                 return
             if path is not None and mounted:
-                for _ in range(_MOST_MOUNTS):
-                    if not self._mounter.unmount(f"{path}/merged"):
-                        break
+                self._mounter.unmount_all(f"{path}/merged")
                 self._overlay.renew_target(path)
             mounts.drop(layer_id)
             mounts.save()

@@ -40,7 +40,7 @@ class Store:
         usage = Usage(settings, self._overlay)
         self._turn = turn
         self.layers = Layers(settings, self._index, self._overlay, self._mounter, usage, turn)
-        self.images = Images(settings, self._index, self._overlay, usage, turn)
+        self.images = Images(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.checker = Checker(settings, self._index, self._overlay, self.rootfs, turn)
 

@@ -63,6 +63,16 @@ async def box(store: Store) -> None:
     await store.rootfs.mount(OLD_BOX)
 
 
+async def unmounted_box(store: Store) -> None:
+    await box(store)
+    await store.rootfs.unmount(OLD_BOX)
+    await store.layers.garbage()
+
+
+async def mount_box(store: Store) -> None:
+    await store.rootfs.mount(OLD_BOX)
+
+
 async def pull_two(store: Store) -> None:
     await pull(store, *TWO)
 
@@ -91,6 +101,7 @@ CASES: dict[str, tuple[Step, Step, tuple[int, int], tuple[int, int]]] = {
     "pull-again": (one, resign, (1, 1), (0, 0)),
     "remove-image": (both, remove_two, (2, 1), (0, 0)),
     "create": (both, create, (2, 2), (0, 1)),
+    "mount": (unmounted_box, mount_box, (2, 2), (1, 1)),
     "remove-container": (box, remove_box, (2, 2), (1, 0)),
 }
 
