@@ -18,8 +18,8 @@ def directory(roots: Sequence[str], host: str) -> str:
     return ""
 
 
-def context(roots: Sequence[str], host: str, insecure: bool) -> ssl.SSLContext:
-    """A client context for ``host[:port]``: system CAs, those of its certs.d directory, its client certificates.
+def context(found: str, insecure: bool) -> ssl.SSLContext:
+    """A client context: system CAs, those of a certs.d directory ("": none) and its client certificates.
 
     With ``insecure`` nothing is verified. Reads files, so it belongs into a pool. Raises ConfigError when a file of
     the directory is unusable: to go on without it would only show as a puzzling refusal.
@@ -28,7 +28,6 @@ def context(roots: Sequence[str], host: str, insecure: bool) -> ssl.SSLContext:
     if insecure:
         out.check_hostname = False
         out.verify_mode = ssl.CERT_NONE
-    found = directory(roots, host)
     if not found:
         return out
     try:

@@ -67,11 +67,13 @@ class Transport:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+        self._directories: dict[str, str] = {}
         self.schemes: dict[str, str] = {}
 
     def forget(self) -> None:
         """Drop what was learned from certs.d and from registries; connections under way are not disturbed."""
         self._contexts.clear()
+        self._directories.clear()
         self.schemes.clear()
 
     async def close(self) -> None:
@@ -103,14 +105,18 @@ class Transport:
         return session
 
     async def _context(self, host: str, insecure: bool) -> ssl.SSLContext:
-        key = (host, insecure)
-        found = self._contexts.get(key)
+        """The context for a host. Hosts without certs.d directory share one: each holds all CAs of the system."""
+        found = self._directories.get(host)
         if found is None:
-            found = await offload("lookup", certs.context, self._settings.certs_dirs, host, insecure)
-            if len(self._contexts) >= 256:
-                self._contexts.clear()
-            self._contexts[key] = found
-        return found
+            found = await offload("lookup", certs.directory, self._settings.certs_dirs, host)
+            if len(self._directories) >= 1024:  # a registry may redirect to any number of hosts
+                self._directories.clear()
+            self._directories[host] = found
+        context = self._contexts.get((found, insecure))
+        if context is None:
+            context = await offload("lookup", certs.context, found, insecure)
+            self._contexts[found, insecure] = context
+        return context
 
     @asynccontextmanager
     async def exchange(

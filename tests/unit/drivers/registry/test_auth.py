@@ -15,6 +15,7 @@ import trustme
 from pycrio.drivers.registry import auth, certs
 from pycrio.drivers.registry.auth import ANONYMOUS, AuthFile, CredentialSources, Secret
 from pycrio.drivers.registry.reference import parse_full
+from pycrio.drivers.registry.transport import Transport
 from pycrio.errors import ConfigError, ExternalFailure, InvalidRequest
 from pycrio.model.image import Credentials
 from tests.unit.drivers.registry.support import driver, settings
@@ -270,7 +271,7 @@ def test_unusable_certificates_are_named(tmp_path: pathlib.Path, files: dict[str
     for name, text in files.items():
         (place / name).write_text(text)
     with pytest.raises(ConfigError, match=words):
-        certs.context((str(tmp_path),), "r.example", False)
+        certs.context(str(place), False)
 
 
 async def test_client_certificate_is_shown(tmp_path: pathlib.Path) -> None:
@@ -293,3 +294,15 @@ async def test_client_certificate_is_shown(tmp_path: pathlib.Path) -> None:
         (place / "README").write_text("other files do not matter")
         async with driver(tmp_path) as registry:
             assert (await registry.resolve(name, None, "")).name == name
+
+
+async def test_hosts_without_certificates_of_their_own_share_a_context(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "certs.d" / "own.example").mkdir(parents=True)
+    transport = Transport(settings(tmp_path))
+    one, two = [await transport._context(host, False) for host in ("one.example", "two.example:5000")]
+    assert one is two
+    assert await transport._context("own.example", False) is not one
+    lax = await transport._context("one.example", True)
+    assert (one.verify_mode, lax.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
+    transport.forget()
+    assert await transport._context("one.example", False) is not one
