@@ -16,7 +16,9 @@ from pycrio.drivers.layers.settings import DRIVER, Settings
 from pycrio.drivers.layers.table import File, Rows, Table
 from pycrio.drivers.layers.turn import look
 from pycrio.errors import StoreFailure
+from pycrio.obs import log as obslog
 
+log = obslog.get("store")
 STABLE, VOLATILE, IMAGE_STORE = 0, 1, 2
 _SHORTEST_PREFIX = 3
 
@@ -198,7 +200,8 @@ class Index:
             try:
                 other.layers.rows()
                 other.images.rows()
-            except OSError:
+            except OSError as e:
+                log.warning("Additional image store cannot be read, going on without it", path=other.root, error=str(e))
                 dropped.append(other.root)
         self.others = tuple(other for other in self.others if other.root not in dropped)
         return tuple(dropped)
@@ -208,8 +211,11 @@ class Index:
         layers, images = [self.layers.fresh()], [self.images.fresh()]
         containers = self.containers.fresh()
         for other in self.others:
-            layers.append(other.layers.fresh())
-            images.append(other.images.fresh())
+            try:
+                layers.append(other.layers.fresh())
+                images.append(other.images.fresh())
+            except OSError:
+                return None
         known_layers = [r for r in layers if r is not None]
         known_images = [r for r in images if r is not None]
         if containers is None or len(known_layers) < len(layers) or len(known_images) < len(images):
@@ -217,7 +223,15 @@ class Index:
         return View(tuple(known_layers), tuple(known_images), containers)
 
     def view(self) -> View:
-        """The current view; reads files, so only in a pool thread."""
+        """The current view; reads files, so only in a pool thread. An additional store that went away is left out."""
+        try:
+            return self._view()
+        except OSError:
+            if not self.drop_unusable():
+                raise
+            return self._view()
+
+    def _view(self) -> View:
         # Images before layers: what an image refers to was written before it.
         containers = self.containers.rows()
         images = (self.images.rows(), *(o.images.rows() for o in self.others))

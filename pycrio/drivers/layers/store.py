@@ -64,8 +64,7 @@ class Store:
                 make_dir(f"{s.run_root}/{name}")
             with self._lock.write():
                 self._overlay.prepare()
-            for dropped in self._index.drop_unusable():
-                log.warning("Additional image store cannot be read, going on without it", path=dropped)
+            self._index.drop_unusable()
             removed = collect(s, self._index, self._overlay, self._mounter, trash)
             self._index.view()
             return removed

@@ -85,8 +85,9 @@ class Usage:
         return self._layers
 
     def _save(self, known: dict[str, tuple[int, int]]) -> None:
-        make_dir(os.path.dirname(self._path))
-        write_atomic(self._path, json.dumps(known, separators=(",", ":")).encode(), durable=False)
+        with contextlib.suppress(OSError):  # a cache: without the file, layers are measured anew after a restart
+            make_dir(os.path.dirname(self._path))
+            write_atomic(self._path, json.dumps(known, separators=(",", ":")).encode(), durable=False)
 
     def _layer(self, record: LayerRecord, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
         """Uncompressed bytes and entries of an image layer; of a foreign one by a walk, once."""

@@ -126,6 +126,17 @@ async def test_an_absent_additional_store_is_left_out(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_an_additional_store_that_goes_away(store: Store, tmp_path: Path) -> None:
+    image, _ = await filled(store)
+    second = Store(settings(tmp_path / "second", additional_stores=(str(tmp_path / "root"),)), FakeKernel())
+    await second.open()
+    assert [i.id for i in await second.images.all()] == [image]
+    shutil.rmtree(tmp_path / "root")
+    assert await second.images.all() == ()
+    await second.close()
+    (tmp_path / "root/overlay-layers").mkdir(parents=True)
+
+
 def test_walk_counts_links_once(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a").write_bytes(b"x" * 10_000)
