@@ -1,7 +1,7 @@
 """Container Device Interface: vendor specs from directories, edits for OCI configs (CDI spec 0.3 to 1.0).
 
-A device is ``vendor/class=name``. A spec file (JSON or YAML) holds one kind with its devices; the same device in a later
-directory replaces that of an earlier one, twice in one directory is a conflict and then unresolvable.
+A device is ``vendor/class=name``. A spec file (JSON or YAML) holds one kind with its devices; the same device in a
+later directory replaces that of an earlier one, twice in one directory is a conflict and then unresolvable.
 """
 
 from __future__ import annotations

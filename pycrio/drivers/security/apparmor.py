@@ -15,7 +15,7 @@ from pycrio.obs import log as obslog
 log = obslog.get("apparmor")
 DEFAULT = "crio-default"
 SECURITYFS = "/sys/kernel/security/apparmor/profiles"
-# What a container may do is decided by capabilities, seccomp and mounts; this profile is the second fence in front of the
+# What a container may do is decided by capabilities, seccomp and mounts; this profile is the second fence around the
 # places through which the host itself could be changed. Namespaced sysctls (net, ipc) stay writable.
 TEXT = """
 #include <tunables/global>

@@ -142,9 +142,9 @@ async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> 
         posixpath.normpath(mount.container_path),
         "bind",
         source,
-        ("rbind", "ro", "rprivate", "noexec", "nosuid", "nodev"),
+        ("rbind", "ro", "rprivate", "nosuid", "nodev"),
     )
-    shown = replace(mount, image=replace(mount.image, image=image.id, image_ref=images.image_ref(image)))
+    shown = replace(mount, image=replace(mount.image, image_ref=image.id))
     return oci, shown
 
 
