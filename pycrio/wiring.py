@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from pycrio.config.values import Config, HandlerConf, WorkloadConf
@@ -77,7 +77,7 @@ async def build(config: Config, version: str) -> Parts:
     cgroups = Cgroups(CgroupSettings(config.text("crio.runtime.cgroup_manager")))
     systemd = cgroups.driver() == "systemd"
     prefix = taskset(config)
-    registry = Registry(registry_settings(config))
+    registry = Registry(replace(registry_settings(config), stored_signatures=store.images.signatures))
     network = Network(
         NetworkSettings(
             network_dir=config.text("crio.network.network_dir"),

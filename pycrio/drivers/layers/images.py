@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -139,6 +140,19 @@ class Images:
             raise NotFound("image data", key, f"image {image_id} has no such item")
         return await look(lambda: self._data(record, key))
 
+    async def signatures(self, image_id: str) -> tuple[bytes, ...]:
+        """Signature blobs kept with an image and with the image of its platform, as the record's sizes divide them."""
+        found = (await self._index.current()).image(image_id)
+        return () if found is None else await look(lambda: self._kept_signatures(found[0]))
+
+    def _kept_signatures(self, record: ImageRecord) -> tuple[bytes, ...]:
+        metadata = _document(record.metadata.encode())
+        per_manifest = metadata.get("signatures-sizes")
+        groups = {"signatures": metadata.get("signature-sizes")}
+        for digest, sizes in per_manifest.items() if isinstance(per_manifest, dict) else ():
+            groups[f"signature-{str(digest).rpartition(':')[2]}"] = sizes
+        return tuple(blob for key, sizes in groups.items() for blob in _divided(self._data(record, key), sizes))
+
     async def users(self, image_id: str) -> Sequence[str]:
         """Ids of the store's containers that use the image."""
         return (await self._index.current()).users_of(image_id)
@@ -270,6 +284,16 @@ def _items(image: RemoteImage) -> tuple[dict[str, bytes], str]:
         items["signatures"] = b"".join(image.signatures)
         metadata["signature-sizes"] = [len(s) for s in image.signatures]
     return items, json.dumps(metadata, separators=(",", ":"))
+
+
+def _divided(data: bytes, sizes: object) -> list[bytes]:
+    """Pieces of these sizes; none unless they add up to the data."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        return []
+    ends = list(itertools.accumulate(sizes))
+    if not ends or ends[-1] != len(data):
+        return []
+    return [data[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _signatures(record: ImageRecord) -> str:
