@@ -1,5 +1,5 @@
 /* Control fifos: "1 H W" resizes, "2 0 0" reopens the log (ctl); "H W" resizes (winsz). */
-#include "monitor/control.h"
+#include "monitor/monitor.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -8,62 +8,6 @@
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
-
-#include "monitor/monitor.h"
-
-static bool blank(char c) {
-        return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f';
-}
-
-/* Up to want decimal integers from the head of a line. What follows the last is passed over. */
-static bool integers(const char *p, size_t n, int want, long *out) {
-        size_t i = 0;
-        for (int k = 0; k < want; k++) {
-                while (i < n && blank(p[i]))
-                        i++;
-                bool minus = i < n && p[i] == '-';
-                if (i < n && (p[i] == '-' || p[i] == '+'))
-                        i++;
-                if (i >= n || p[i] < '0' || p[i] > '9')
-                        return false;
-                long v = 0;
-                for (; i < n && p[i] >= '0' && p[i] <= '9'; i++)
-                        if (v <= 1000000)
-                                v = v * 10 + (p[i] - '0');
-                out[k] = minus ? -v : v;
-        }
-        return true;
-}
-
-enum pc_control pc_control_parse(const char *line, size_t n, bool winsz, unsigned short *ret_rows,
-                                 unsigned short *ret_cols) {
-        long v[3] = {1, 0, 0};
-        if (winsz ? !integers(line, n, 2, v + 1) : !integers(line, n, 3, v))
-                return PC_CONTROL_BAD;
-        if (v[1] < 0 || v[1] > PC_WINSZ_MAX || v[2] < 0 || v[2] > PC_WINSZ_MAX)
-                return PC_CONTROL_BAD;
-        if (v[0] == 2)
-                return PC_CONTROL_REOPEN;
-        if (v[0] != 1)
-                return PC_CONTROL_BAD;
-        *ret_rows = (unsigned short) v[1];
-        *ret_cols = (unsigned short) v[2];
-        return PC_CONTROL_RESIZE;
-}
-
-void pc_control_feed(struct pc_control_line *l, const char *in, size_t n,
-                     void (*line)(void *user, const char *text, size_t n), void *user) {
-        for (size_t i = 0; i < n; i++) {
-                if (in[i] == '\n') {
-                        line(user, l->text, l->skip ? 0 : l->len);
-                        l->len = 0;
-                        l->skip = false;
-                } else if (l->len < sizeof l->text)
-                        l->text[l->len++] = in[i];
-                else
-                        l->skip = true; /* too long to be a command: gone up to its newline */
-        }
-}
 
 static int open_fifo(struct pc_mon *m, const char *name, struct pc_err *reterr) {
         char path[PATH_MAX];

@@ -7,7 +7,7 @@
 #include "common/err.h"
 #include "logmux/logmux.h"
 #include "monitor/args.h"
-#include "monitor/control.h"
+#include "monitor/parse.h"
 
 #define PC_STREAM_CAP (128u << 10) /* bytes read at once from one stream */
 #define PC_WORK_CAP (192u << 10)   /* framed bytes written at once: a full buffer of 100-byte lines */
@@ -95,8 +95,6 @@ enum pc_event {
 void pc_say_init(struct pc_mon *m);
 void pc_say(struct pc_mon *m, enum pc_level level, const char *what, const char *about, int code);
 void pc_say_err(struct pc_mon *m, enum pc_level level, const struct pc_err *e);
-size_t pc_decimal(char *out, int64_t v);                                      /* digits, no terminator */
-size_t pc_join(char *out, size_t cap, const char *const parts[], int nparts); /* 0 when it does not fit */
 
 /* setup.c */
 int pc_setup_env(struct pc_mon *m, struct pc_err *reterr);
@@ -152,7 +150,6 @@ void pc_trim_stack(void); /* give back what deeper calls left below the caller's
 void pc_report(struct pc_mon *m, int value, const char *message, size_t n);
 int pc_write_atomic(const char *path, const char *text, size_t n, struct pc_err *reterr);
 int pc_report_exit(struct pc_mon *m, int status, struct pc_err *reterr);
-size_t pc_json_escape(const char *text, size_t n, char *out, size_t cap);
 
 /* finish.c */
 void pc_close_foreign(struct pc_mon *m);

@@ -1,5 +1,5 @@
 /* sd_notify relay: the container writes to <bundle>/notify/notify.sock, harmless lines go on to the host's socket. */
-#include "monitor/notify.h"
+#include "monitor/monitor.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -11,38 +11,6 @@
 #include <unistd.h>
 
 #include "common/fd.h"
-#include "monitor/monitor.h"
-
-static bool passes(const char *line, size_t n) {
-        static const char *const whole[] = {"READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1", "WATCHDOG=trigger"};
-        static const char *const heads[] = {"STATUS=", "ERRNO=", "BUSERROR=", "MONOTONIC_USEC="};
-        for (size_t i = 0; i < sizeof whole / sizeof whole[0]; i++)
-                if (strlen(whole[i]) == n && memcmp(line, whole[i], n) == 0)
-                        return true;
-        for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
-                if (strlen(heads[i]) <= n && memcmp(line, heads[i], strlen(heads[i])) == 0)
-                        return true;
-        return false;
-}
-
-size_t pc_notify_filter(char *buf, size_t n) {
-        size_t out = 0, i = 0;
-        while (i < n) {
-                size_t k = i;
-                while (k < n && buf[k] != '\n' && buf[k] != '\r' && buf[k] != '\0')
-                        k++;
-                if (passes(buf + i, k - i)) {
-                        if (out > 0)
-                                buf[out++] = '\n';
-                        memmove(buf + out, buf + i, k - i);
-                        out += k - i;
-                }
-                if (k < n && buf[k] == '\0')
-                        break;
-                i = k + 1;
-        }
-        return out;
-}
 
 int pc_notify_open(struct pc_mon *m, struct pc_err *reterr) {
         char path[PATH_MAX];

@@ -1,6 +1,6 @@
 /* Out-of-memory reports of the container's cgroup: memory.events by inotify (v2), eventfd on memory.oom_control (v1).
  */
-#include "monitor/oom.h"
+#include "monitor/monitor.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -15,61 +15,9 @@
 
 #include "common/fd.h"
 #include "common/io.h"
-#include "monitor/monitor.h"
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
 #define CGROUP2_MAGIC 0x63677270
-
-/* Is "memory" one of the comma separated controllers? */
-static bool has_memory(const char *p, size_t n) {
-        while (n > 0) {
-                const char *comma = memchr(p, ',', n);
-                size_t k = comma ? (size_t) (comma - p) : n;
-                if (k == 6 && memcmp(p, "memory", 6) == 0)
-                        return true;
-                n -= comma ? k + 1 : k;
-                p += comma ? k + 1 : k;
-        }
-        return false;
-}
-
-size_t pc_cgroup_path(const char *text, bool v2, char *out, size_t cap) {
-        for (const char *line = text; *line;) {
-                const char *end = strchrnul(line, '\n');
-                const char *a = memchr(line, ':', (size_t) (end - line));
-                const char *b = a ? memchr(a + 1, ':', (size_t) (end - a - 1)) : NULL;
-                if (b) {
-                        bool hit =
-                            v2 ? a - line == 1 && *line == '0' && b == a + 1 : has_memory(a + 1, (size_t) (b - a - 1));
-                        const char *from = v2 ? b + 1 : a + 1;
-                        size_t n = (size_t) (end - from);
-                        if (hit && n + 1 <= cap) {
-                                memcpy(out, from, n);
-                                if (!v2) /* "memory:/path" → "memory/path" */
-                                        memmove(out + (b - from), out + (b - from) + 1, (size_t) (end - b - 1));
-                                n -= !v2;
-                                out[n] = '\0';
-                                return n;
-                        }
-                }
-                line = *end ? end + 1 : end;
-        }
-        return 0;
-}
-
-long pc_cgroup_count(const char *text, const char *key, long fallback) {
-        size_t n = strlen(key);
-        for (const char *line = text; *line;) {
-                const char *end = strchrnul(line, '\n');
-                if ((size_t) (end - line) > n + 1 && memcmp(line, key, n) == 0 && line[n] == ' ') {
-                        char *stop;
-                        long v = strtol(line + n + 1, &stop, 10);
-                        return stop == line + n + 1 ? fallback : v;
-                }
-                line = *end ? end + 1 : end;
-        }
-        return fallback;
-}
 
 static size_t slurp(const char *path, char *out, size_t cap) {
         _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);

@@ -9,58 +9,6 @@
 #include "common/fd.h"
 #include "common/io.h"
 
-/* JSON string content; stops before what does not fit whole. */
-size_t pc_json_escape(const char *text, size_t n, char *out, size_t cap) {
-        static const char hex[] = "0123456789abcdef";
-        size_t at = 0;
-        for (size_t i = 0; i < n && text[i] != '\0'; i++) {
-                unsigned char c = (unsigned char) text[i];
-                char esc = 0;
-                switch (c) {
-                case '"':
-                case '\\':
-                case '/':
-                        esc = (char) c;
-                        break;
-                case '\n':
-                        esc = 'n';
-                        break;
-                case '\r':
-                        esc = 'r';
-                        break;
-                case '\t':
-                        esc = 't';
-                        break;
-                case '\b':
-                        esc = 'b';
-                        break;
-                case '\f':
-                        esc = 'f';
-                        break;
-                default:
-                        break;
-                }
-                if (esc) {
-                        if (at + 2 > cap)
-                                break;
-                        out[at++] = '\\';
-                        out[at++] = esc;
-                } else if (c < 0x20 || c == 0x7f) {
-                        if (at + 6 > cap)
-                                break;
-                        memcpy(out + at, "\\u00", 4);
-                        out[at + 4] = hex[c >> 4];
-                        out[at + 5] = hex[c & 15];
-                        at += 6;
-                } else {
-                        if (at + 1 > cap)
-                                break;
-                        out[at++] = (char) c;
-                }
-        }
-        return at;
-}
-
 void pc_report(struct pc_mon *m, int value, const char *message, size_t n) {
         if (m->sync_pipe < 0)
                 return;

@@ -9,33 +9,6 @@
 
 #include "common/fd.h"
 
-size_t pc_decimal(char *out, int64_t v) {
-        char tmp[24];
-        size_t n = 0, at = 0;
-        uint64_t u = v < 0 ? -(uint64_t) v : (uint64_t) v;
-        do
-                tmp[n++] = (char) ('0' + u % 10);
-        while ((u /= 10) > 0);
-        if (v < 0)
-                out[at++] = '-';
-        while (n > 0)
-                out[at++] = tmp[--n];
-        return at;
-}
-
-size_t pc_join(char *out, size_t cap, const char *const parts[], int nparts) {
-        size_t at = 0;
-        for (int i = 0; i < nparts; i++) {
-                size_t n = strlen(parts[i]);
-                if (at + n + 1 > cap)
-                        return 0;
-                memcpy(out + at, parts[i], n);
-                at += n;
-        }
-        out[at] = '\0';
-        return at;
-}
-
 void pc_say_init(struct pc_mon *m) {
         m->level = PC_LEVEL_WARN;
         if (m->args->log_level)

@@ -1,11 +1,8 @@
-// SRC: csrc/monitor/control.c csrc/monitor/notify.c csrc/monitor/oom.c csrc/monitor/report.c csrc/monitor/say.c
-// csrc/monitor/args.c csrc/monitor/loop.c csrc/monitor/stream.c csrc/monitor/attach.c csrc/monitor/console.c
-// csrc/logmux/*.c
+// SRC: csrc/monitor/parse.c
 /* The monitor's pure parts: control lines, notify filter, cgroup texts, JSON strings. */
-#include "monitor/monitor.h"
-#include "monitor/notify.h"
-#include "monitor/oom.h"
+#include "monitor/parse.h"
 #include <stdio.h>
+#include <string.h>
 
 static int count, failed;
 

@@ -1,4 +1,4 @@
-"""The monitor with real runc: the same behaviour asked of pycrio-monitor and of Debian's conmon, then what is ours alone."""
+"""The monitor with real runc: the same behaviour asked of ours and of Debian's conmon, then what is ours alone."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_container_from_create_to_exit(rig: Rig) -> None:
     rig.start()
     assert rig.exit_code() == 3
     assert output(rig) == (b"out\ntail", b"err\n")
-    assert rig.log_path.read_bytes().endswith(b" stdout P tail\n")
+    assert b" stdout P tail\n" in rig.log_path.read_bytes()
     assert not link.is_symlink()
     assert not (rig.bundle / "oom").exists()
 
@@ -299,7 +299,8 @@ def test_oom_is_reported(rig: Rig) -> None:
     [
         ["--foo"], ["-tx"], ["--cid"], ["-T", "abc", "-c", "x"], ["-c", "x"], [], ["-c", "x", "-u", "y"],
         ["-c", "x", "-u", "y", "-r", "/nonexistent"], ["-c", "x", "-u", "y", "-r", RUNC],
-        ["-c", "x", "-u", "y", "-r", RUNC, "-l", "foo:bar"], ["-c", "x", "-u", "y", "-r", RUNC, "-l", "/no/such/dir/log"],
+        ["-c", "x", "-u", "y", "-r", RUNC, "-l", "foo:bar"],
+        ["-c", "x", "-u", "y", "-r", RUNC, "-l", "/no/such/dir/log"],
         ["-c", "x", "-e", "-r", RUNC, "-l", "none"], ["-c", "x", "--exec-attach"],
     ],
 )  # fmt: skip
@@ -597,7 +598,7 @@ def test_idle_monitor_gives_its_buffers_back(ours: Rig) -> None:
         return int(found[1])
 
     sizes = []
-    for i in range(8):
+    for i in range(4):
         client.send(b"%d\n" % i)
         packets(client, b"end %d\n" % i)
         ours.control(b"1 24 80\n")
@@ -605,7 +606,7 @@ def test_idle_monitor_gives_its_buffers_back(ours: Rig) -> None:
         smallest = dirty()
         with pidfd(ours.monitor_pid) as fd:
             assert fd is not None
-            for _ in range(20):
+            for _ in range(10):
                 wait_quiet(fd)
                 smallest = min(smallest, dirty())
         sizes.append(smallest)

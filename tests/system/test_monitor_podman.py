@@ -1,0 +1,190 @@
+"""Debian's podman with --conmon pointing at our monitor, on scratch storage: a user who swaps one for the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import pty
+import select
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .monitor_rig import APPLETS, OURS
+
+pytestmark = pytest.mark.system
+
+
+class Podman:
+    """podman on storage of its own; every call has a time limit."""
+
+    def __init__(self, base: pathlib.Path) -> None:
+        self.base = base
+        self.environment = {**os.environ, "CONTAINERS_CONF": str(base / "containers.conf")}
+        # The default limits are above what an unprivileged test host grants.
+        ulimits = 'default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]'
+        (base / "containers.conf").write_text(f"[containers]\n{ulimits}\n")
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            "podman",
+            *(
+                "--root",
+                str(self.base / "root"),
+                "--runroot",
+                str(self.base / "run"),
+                "--tmpdir",
+                str(self.base / "tmp"),
+            ),
+            *("--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime", "runc", "--storage-driver", "vfs"),
+            *("--conmon", str(OURS), *arguments),
+        ]
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
+        result = subprocess.run(
+            self.command(*arguments), input=stdin, capture_output=True, check=False, timeout=60, env=self.environment
+        )
+        assert code is None or result.returncode == code, (result.returncode, result.stdout, result.stderr)
+        return result
+
+    def run(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
+        """Output of a container run in the foreground and removed."""
+        return self("run", "--rm", "--network", "none", *arguments, stdin=stdin, code=code).stdout
+
+    def detached(self, name: str, *arguments: str) -> None:
+        self("run", "-d", "--name", name, "--network", "none", *arguments)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("inspect", name).stdout)[0]
+        return found
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    base = tmp_path_factory.mktemp("pm")
+    podman = Podman(base)
+    archive = base / "image.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type = tarfile.SYMTYPE
+            link.linkname = "busybox"
+            tar.addfile(link)
+    podman("import", str(archive), "bb")
+    yield podman
+    podman("rm", "-f", "-a", "-t", "0")
+    podman("system", "prune", "-a", "-f", code=None)
+
+
+def test_foreground_output_and_exit_code(podman: Podman) -> None:
+    result = podman("run", "--rm", "--network", "none", "bb", "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
+    assert (result.stdout, result.stderr) == (b"out\n", b"err\n")
+
+
+def test_stdin_goes_through(podman: Podman) -> None:
+    data = b"%s\n" % (b"line of input" * 10) * 5000
+    assert podman.run("-i", "bb", "cat", stdin=data) == data
+
+
+def test_much_output_is_complete(podman: Podman) -> None:
+    out = podman.run("bb", "sh", "-c", "yes 01234567890123456789 | head -n 1000000")
+    assert out == b"01234567890123456789\n" * 1000000
+
+
+def test_failure_to_start(podman: Podman) -> None:
+    assert b"/no/such" in podman("run", "--rm", "--network", "none", "bb", "/no/such", code=127).stderr
+
+
+def test_terminal(podman: Podman) -> None:
+    master, slave = pty.openpty()
+    command = podman.command("run", "--rm", "-it", "--network", "none", "bb", "sh", "-c", "tty; read x; echo got $x")
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=podman.environment)
+    os.close(slave)
+    seen = b""
+    typed = False
+    while True:
+        assert select.select([master], [], [], 30)[0], seen
+        try:
+            data = os.read(master, 4096)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not data:
+            break
+        seen += data
+        if b"/dev/pts/0" in seen and not typed:
+            os.write(master, b"hello\n")
+            typed = True
+    os.close(master)
+    assert process.wait(30) == 0
+    assert b"got hello" in seen
+
+
+def test_detached_logs_exec_stop(podman: Podman) -> None:
+    podman.detached("d", "bb", "sh", "-c", "trap 'exit 3' TERM; echo started; while :; do sleep 1; done")
+    assert podman("logs", "d").stdout == b"started\n"
+    assert podman("exec", "d", "echo", "inside").stdout == b"inside\n"
+    podman("exec", "d", "sh", "-c", "exit 9", code=9)
+    assert podman("exec", "-i", "d", "cat", stdin=b"typed").stdout == b"typed"
+    podman("exec", "d", "/no/such", code=127)
+    podman("exec", "-d", "d", "sh", "-c", "echo from exec > /proc/1/fd/1")
+    podman("stop", "-t", "10", "d")
+    assert podman.inspect("d")["State"]["ExitCode"] == 3
+    podman("start", "d")
+    podman("kill", "-s", "KILL", "d")
+    assert podman("wait", "d").stdout == b"137\n"
+    podman("rm", "-f", "d")
+
+
+def test_stop_timeout_kills(podman: Podman) -> None:
+    podman.detached("s", "bb", "sh", "-c", "trap '' TERM; while :; do sleep 1; done")
+    podman("stop", "-t", "1", "s")
+    assert podman.inspect("s")["State"]["ExitCode"] == 137
+    podman("rm", "-f", "s")
+
+
+def test_attach_to_a_running_container(podman: Podman) -> None:
+    podman("create", "-i", "--name", "a", "--network", "none", "bb", "sh", "-c", "read x; echo heard $x; exit 6")
+    podman("start", "a")
+    assert podman("attach", "a", stdin=b"you\n").stdout.rstrip() == b"heard you"  # podman adds a newline
+    assert podman("wait", "a").stdout == b"6\n"
+    assert podman("logs", "a").stdout == b"heard you\n"
+    podman("rm", "-f", "a")
+
+
+def test_log_size_limit(podman: Podman) -> None:
+    podman.detached("l", "--log-driver", "k8s-file", "--log-opt", "max-size=10kb", "bb", "seq", "1", "5000")
+    podman("wait", "l")
+    log = pathlib.Path(podman.inspect("l")["HostConfig"]["LogConfig"]["Path"])
+    assert 0 < log.stat().st_size <= 10240
+    assert podman("logs", "l").stdout.split()[-1] == b"5000"
+    podman("rm", "-f", "l")
+
+
+def test_restart_policy(podman: Podman) -> None:
+    podman.detached("r", "--restart", "on-failure:3", "bb", "sh", "-c", "echo run; exit 1")
+    for _ in range(40):
+        podman("wait", "r")
+        state = podman.inspect("r")
+        if state["RestartCount"] == 3 and state["State"]["Status"] == "exited":
+            break
+    assert podman("logs", "r").stdout == b"run\n" * 4
+    podman("rm", "-f", "r")
+
+
+def test_out_of_memory(podman: Podman) -> None:
+    script = "x=x; while :; do x=$x$x$x$x; done"
+    podman.detached("o", "--memory", "16m", "--memory-swap", "16m", "bb", "sh", "-c", script)
+    assert podman("wait", "o").stdout == b"137\n"
+    assert podman.inspect("o")["State"]["OOMKilled"] is True
+    podman("rm", "-f", "o")
+
+
+def test_version_is_accepted(podman: Podman) -> None:
+    info = json.loads(podman("info", "--format", "json").stdout)["host"]["conmon"]
+    assert info["path"] == str(OURS)
+    assert info["version"].startswith("conmon version 2.")
