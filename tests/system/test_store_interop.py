@@ -376,7 +376,7 @@ async def test_an_image_as_a_volume_cannot_be_written(store: Store, tmp_path: Pa
         assert flags & os.ST_RDONLY
         assert flags & os.ST_NOSUID
         assert flags & os.ST_NODEV
-        assert flags & os.ST_NOEXEC
+        assert not flags & os.ST_NOEXEC  # programs may be run from volumes
         await store.rootfs.unmount_image(str(target))
         assert list(target.iterdir()) == []
 

@@ -173,8 +173,8 @@ class Mounter:
         return out
 
     def mount_image(self, lowers: Sequence[str], target: str, label: str) -> None:
-        """Mount layers read-only on a directory: no devices, no set-id programs, nothing executable."""
-        options = ["ro", "nodev", "nosuid", "noexec"]
+        """Mount layers read-only on a directory: no devices, no set-id programs."""
+        options = ["ro", "nodev", "nosuid"]
         if label:
             options.append(f'context="{label}"')
         for number in range(2 - len(lowers)):  # overlay without an upper directory wants two lowers

@@ -272,7 +272,7 @@ async def test_images_as_volumes(store: Store, kernel: FakeKernel, tmp_path: Pat
     _, kind, lowers, upper, _, options = kernel.calls[-1]
     assert (kind, upper) == ("overlay", None)
     assert len(lowers) == 2
-    assert set(options) == {"ro", "nodev", "nosuid", "noexec", 'context="a:b:c:s0:c1,c2"'}
+    assert set(options) == {"ro", "nodev", "nosuid", 'context="a:b:c:s0:c1,c2"'}
     await store.rootfs.unmount_image(str(target))
     await store.rootfs.unmount_image(str(target))
     assert kernel.mounted[str(target)] == []
