@@ -2,6 +2,7 @@
 
     python bench/bench_log.py [--megabytes 64] [--rounds 3] [--dir /tmp] [--peer /usr/bin/conmon]
     python bench/bench_log.py --memory 100
+    python bench/bench_log.py --startup 100
 
 Both monitors get the same command line, the same stand-in for the OCI runtime (it starts a writer and leaves its pid)
 and the same output, alternately in one run. CPU is the monitor's own (/proc/<pid>/schedstat), read when its log is
@@ -175,6 +176,45 @@ def memory(program: str, count: int, base: pathlib.Path) -> dict[str, float]:
         shutil.rmtree(work)
 
 
+STAMP = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+int main(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        FILE *f = fopen(getenv("BENCH_STAMP"), "w");
+        fprintf(f, "%ld.%09ld", (long) t.tv_sec, t.tv_nsec);
+        return fclose(f) + 1;
+}
+"""
+
+
+def startup(programs: list[str], count: int, base: pathlib.Path) -> list[float]:
+    """Milliseconds from the caller's exec to the first instruction of the runtime, median per program."""
+    work = pathlib.Path(tempfile.mkdtemp(dir=base))
+    try:
+        (work / "stamp.c").write_text(STAMP)
+        stand_in, stamp = work / "stamp", work / "when"
+        subprocess.run(["cc", "-O2", "-static", "-o", stand_in, work / "stamp.c"], check=True)
+        times: dict[str, list[float]] = {program: [] for program in programs}
+        for _ in range(count):
+            for program, values in times.items():
+                read, write = os.pipe()
+                command = [program, "-b", str(work), "-c", "c" * 16, "-u", "u", "-l", "none", "-p", str(work / "pid")]
+                command += ["-r", str(stand_in), "--socket-dir-path", str(work)]
+                environment = {**os.environ, "BENCH_STAMP": str(stamp), "_OCI_SYNCPIPE": str(write)}
+                started = time.monotonic()
+                subprocess.run(command, check=True, pass_fds=[write], env=environment, stderr=subprocess.DEVNULL)
+                os.close(write)
+                with open(read, "rb") as report:  # it says that the runtime failed: all has been written
+                    report.readline()
+                values.append((float(stamp.read_text()) - started) * 1000)
+        return [statistics.median(values) for values in times.values()]
+    finally:
+        shutil.rmtree(work)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--as-runtime"]:
         runtime(sys.argv[2:])
@@ -186,6 +226,7 @@ def main() -> None:
     parser.add_argument("--ours", default=str(OURS))
     parser.add_argument("--peer", default="/usr/bin/conmon")
     parser.add_argument("--memory", type=int, metavar="N", help="compare the memory of N idle monitors instead")
+    parser.add_argument("--startup", type=int, metavar="N", help="compare N starts instead")
     parser.add_argument("--modes", default=",".join(MODES))
     options = parser.parse_args()
 
@@ -193,6 +234,10 @@ def main() -> None:
         ours, peer = (memory(p, options.memory, options.dir) for p in (options.ours, options.peer))
         for key in ours:
             print(f"{key:14} ours {ours[key]:7.0f} kB   conmon {peer[key]:7.0f} kB   ratio {ours[key] / peer[key]:.3f}")
+        return
+    if options.startup:
+        first, second = startup([options.ours, options.peer], options.startup, options.dir)
+        print(f"exec to runtime: ours {first:.2f} ms   conmon {second:.2f} ms   ratio {first / second:.3f}")
         return
     print(f"{'mode':13} {'ours CPU s/GB':>14} {'conmon':>8} {'ratio':>7}   {'ours MB/s':>10} {'conmon':>8}")
     for mode in options.modes.split(","):
