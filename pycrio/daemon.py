@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -66,7 +68,7 @@ class Daemon:
         faults = config_check.host_faults(self.config, os.environ)
         if faults:
             raise ConfigError([str(f) for f in faults])
-        parts = await wiring.build(self.config, version.facts(False)["version"])
+        parts = await wiring.build(self.config, str(version.facts(False)["version"]))
         removed = await parts.store.open()
         if removed:
             log.info("Removed what an interrupted run left in the store", count=removed)
@@ -242,7 +244,14 @@ class Daemon:
 def _dump_stacks() -> None:
     from pycrio.api import debug
 
-    path = debug.write_stacks()
+    stamp = datetime.datetime.now().strftime("%Y-%m-%dT%H%M%S%z")
+    path = os.path.join(tempfile.gettempdir(), f"crio-goroutine-stacks-{stamp}.log")
+    try:
+        with open(path, "x", encoding="utf-8") as f:
+            f.write(debug.stacks())
+    except OSError as e:
+        log.error("Stacks not written", path=path, error=str(e))
+        return
     log.info("Wrote the stacks of tasks and threads", path=path)
 
 
@@ -270,6 +279,6 @@ def check(config: Config, options: Any) -> int:
     """Look over node and store."""
     from pycrio.commands import preflight
 
-    code = asyncio.run(preflight.check(config, options))
+    code: int = asyncio.run(preflight.check(config, options))
     sys.stdout.flush()
     return code

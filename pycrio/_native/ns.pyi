@@ -1,13 +1,15 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pycrio._native.base import Fd
 
 IdMap = Sequence[tuple[int, int, int]]
 
-class LinkStats(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LinkStats:
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on it
     up: bool
     mtu: int
     rx_bytes: int

@@ -162,7 +162,8 @@ def _workload(config: Config, workload: WorkloadConf) -> list[Fault]:
 def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
     """What does not fit this host, for a daemon that is about to start: devices, helper programs, the default handler.
 
-    A configured monitor that is not there is no fault: pycrio brings its own, and takes it with a warning. Reads the file system, changes nothing.
+    A configured monitor that is not there is no fault: pycrio brings its own, and takes it with a warning. Reads the
+    file system, changes nothing.
     """
     import shutil  # late: brings compression libraries along
 

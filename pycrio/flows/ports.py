@@ -16,6 +16,17 @@ from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage, Stored
 from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler, Identity
 from pycrio.model.pod import PortMapping
+from pycrio.model.requests import (
+    ContainerDirs,
+    ExecRequest,
+    Labels,
+    MonitorReport,
+    MonitorRequest,
+    NamespaceRequest,
+    NetworkRequest,
+    NetworkResult,
+    StoreEntry,
+)
 from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
 from pycrio.model.stats import CgroupStats, FsUsage, InterfaceStats
 
@@ -97,28 +108,6 @@ class Layers(Protocol):
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreEntry:
-    """What a container's record in the shared store says (facts: store.md section 18)."""
-
-    id: str
-    names: tuple[str, ...]
-    image_id: str
-    metadata: Mapping[str, Any]
-    mount_label: str = ""
-    process_label: str = ""
-    uid_map: tuple[IdMapping, ...] = ()
-    gid_map: tuple[IdMapping, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerDirs:
-    """Directories of a container: ``run`` is volatile (the OCI bundle), ``persist`` survives a reboot."""
-
-    run: str
-    persist: str
-
-
 class Rootfs(Protocol):
     """Writable root file systems of containers, as containers of the shared store."""
 
@@ -153,36 +142,6 @@ class Rootfs(Protocol):
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorRequest:
-    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory."""
-
-    container_id: str
-    name: str
-    handler: Handler
-    bundle: str
-    persist_dir: str
-    log_path: str
-    cgroup_parent: str
-    tty: bool = False
-    stdin: bool = False
-    stdin_once: bool = False
-    restore_from: str = ""
-    restore_options: tuple[str, ...] = ()
-    cpuset: str = ""
-    cpu_shares: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorReport:
-    """The monitor and the container's first process; start times are field 22 of /proc/<pid>/stat."""
-
-    pid: int
-    pid_start_time: int
-    monitor_pid: int
-    monitor_start_time: int
-
-
 class Monitors(Protocol):
     """Container monitors (pycrio-monitor or conmon): one process per container that outlives the daemon."""
 
@@ -211,18 +170,6 @@ class Monitors(Protocol):
 
     async def forget_exit(self, container_id: str) -> None:
         """Remove the exit file."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecRequest:
-    """An exec in a container: OCI process document, limits. ``timeout`` in seconds, 0: none. ``cap`` per stream."""
-
-    container_id: str
-    handler: Handler
-    process: Mapping[str, Any]
-    timeout: float = 0
-    cap: int = 16 << 20
-    cgroup_path: str = ""
 
 
 class ExecSession(Protocol):
@@ -281,27 +228,6 @@ class Checkpoints(Protocol):
 # --- surroundings -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkRequest:
-    """A pod's attachment to the network. ``cgroup_path`` and ``annotations`` go to plugins that ask for them."""
-
-    pod_id: str
-    name: str
-    namespace: str
-    uid: str
-    netns: str
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    cgroup_path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkResult:
-    """Addresses of the pod, the primary one first, and the CNI result as JSON text."""
-
-    ips: tuple[str, ...]
-    result: str
-
-
 class Network(Protocol):
     """Pod networks by CNI plugins (CNI spec 0.3.1 to 1.1)."""
 
@@ -335,18 +261,6 @@ class HostPorts(Protocol):
 
     async def sweep(self, valid: Sequence[str]) -> None:
         """Close host ports of pods that are not in ``valid`` (ids)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamespaceRequest:
-    """Namespaces to be made for a pod. ``kinds``: net, uts, ipc, user, cgroup. Maps only with user."""
-
-    pod_id: str
-    kinds: tuple[str, ...]
-    hostname: str
-    sysctls: Mapping[str, str] = field(default_factory=dict)
-    uid_map: tuple[IdMapping, ...] = ()
-    gid_map: tuple[IdMapping, ...] = ()
 
 
 class Namespaces(Protocol):
@@ -409,14 +323,6 @@ class Cgroups(Protocol):
 
     def unified(self) -> bool:
         """True on cgroup v2."""
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """SELinux labels, empty when SELinux is off."""
-
-    process: str = ""
-    mount: str = ""
 
 
 class Security(Protocol):

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pycrio._native.pools import offload
 from pycrio.drivers.cgroups import tree
@@ -14,7 +13,7 @@ from pycrio.drivers.cgroups.read import read_stats
 from pycrio.drivers.cgroups.systemd import Systemd, expand_slice
 from pycrio.errors import ExternalFailure, InvalidRequest
 from pycrio.model.ids import is_id
-from pycrio.model.node import Handler
+from pycrio.model.requests import MonitorRequest
 from pycrio.model.stats import CgroupStats
 from pycrio.obs import log as obslog
 
@@ -28,21 +27,6 @@ class Settings:
 
     manager: str
     root: str = "/sys/fs/cgroup"
-
-
-class MonitorRequest(Protocol):
-    """What decides where a monitor goes."""
-
-    @property
-    def container_id(self) -> str: ...
-    @property
-    def handler(self) -> Handler: ...
-    @property
-    def cgroup_parent(self) -> str: ...
-    @property
-    def cpuset(self) -> str: ...
-    @property
-    def cpu_shares(self) -> int: ...
 
 
 class Cgroups:

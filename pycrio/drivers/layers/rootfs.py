@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pycrio._native.pools import offload
 from pycrio.drivers.layers import hold
@@ -30,66 +29,8 @@ from pycrio.errors import (
     StoreFailure,
     Unsupported,
 )
-from pycrio.model.security import IdMapping
+from pycrio.model.requests import ContainerDirs, StoreEntry
 from pycrio.model.stats import FsUsage
-
-
-class EntryLike(Protocol):
-    """What a container's record says (the flows' ``StoreEntry``)."""
-
-    @property
-    def id(self) -> str:
-        """Container id."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names, unique in the store; the first one names the layer too."""
-
-    @property
-    def image_id(self) -> str:
-        """Image id; "" for an empty root file system."""
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Metadata document."""
-
-    @property
-    def mount_label(self) -> str:
-        """SELinux label of the files."""
-
-    @property
-    def process_label(self) -> str:
-        """SELinux label of the processes."""
-
-    @property
-    def uid_map(self) -> tuple[IdMapping, ...]:
-        """User ids of the container's user namespace."""
-
-    @property
-    def gid_map(self) -> tuple[IdMapping, ...]:
-        """Group ids likewise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A container record of ours, as read from the store."""
-
-    id: str
-    names: tuple[str, ...]
-    image_id: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    mount_label: str = ""
-    process_label: str = ""
-    uid_map: tuple[IdMapping, ...] = ()
-    gid_map: tuple[IdMapping, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Dirs:
-    """Directories of a container: ``run`` is volatile, ``persist`` survives a reboot."""
-
-    run: str
-    persist: str
 
 
 class Rootfs:
@@ -107,7 +48,7 @@ class Rootfs:
 
     # --- making ---
 
-    async def create(self, entry: EntryLike) -> Dirs:
+    async def create(self, entry: StoreEntry) -> ContainerDirs:
         """Make the read-write layer above the image and the container's record and directories.
 
         AlreadyExists for a taken id or name, NotFound for an unknown image. A cancelled call leaves nothing.
@@ -116,7 +57,7 @@ class Rootfs:
             lambda trash: self._create(entry, trash), lambda _, trash: self._remove(entry.id, trash)
         )
 
-    def _create(self, entry: EntryLike, trash: Trash) -> Dirs:
+    def _create(self, entry: StoreEntry, trash: Trash) -> ContainerDirs:
         if not is_id(entry.id):
             raise InvalidRequest(f"container id {entry.id!r} is not made of 64 hexadecimal digits")
         with self._index.layers.edit() as layers:
@@ -142,7 +83,7 @@ class Rootfs:
                     raise
         return dirs
 
-    def _refuse_taken(self, view: View, entry: EntryLike) -> None:
+    def _refuse_taken(self, view: View, entry: StoreEntry) -> None:
         if entry.id in view.containers.by_id:
             raise AlreadyExists(f"container {entry.id} is in the store already")
         for name in entry.names:
@@ -150,7 +91,7 @@ class Rootfs:
             if holder is not None:
                 raise AlreadyExists(f"container name {name!r} is taken by container {holder.id} of the store")
 
-    def _layer_record(self, view: View, entry: EntryLike) -> LayerRecord:
+    def _layer_record(self, view: View, entry: StoreEntry) -> LayerRecord:
         parent = ""
         if entry.image_id:
             found = view.image(entry.image_id)
@@ -172,8 +113,8 @@ class Rootfs:
             gidmap=entry.gid_map,
         )
 
-    def _dirs(self, container_id: str) -> Dirs:
-        return Dirs(
+    def _dirs(self, container_id: str) -> ContainerDirs:
+        return ContainerDirs(
             run=f"{self._settings.run_containers_dir}/{container_id}/userdata",
             persist=f"{self._settings.containers_dir}/{container_id}/userdata",
         )
@@ -310,7 +251,7 @@ class Rootfs:
         place = self._settings.containers_dir if self._settings.image_store else self._settings.images_dir
         return FsUsage(time.time_ns(), place, found.size, found.inodes)
 
-    async def entries(self) -> Sequence[Entry]:
+    async def entries(self) -> Sequence[StoreEntry]:
         """Every container of the store that belongs to us (its metadata has pod-name and pod-id)."""
         containers = (await self._index.current()).containers
         return containers.derive(_ours)
@@ -324,7 +265,7 @@ def _skeleton(layer: LayerRecord) -> dict[str, Any]:
     return {"id": layer.id, "names": layer.names, "parent": layer.parent, "created": layer.created}
 
 
-def _container(entry: EntryLike, layer: LayerRecord) -> ContainerRecord:
+def _container(entry: StoreEntry, layer: LayerRecord) -> ContainerRecord:
     return ContainerRecord(
         id=entry.id,
         names=tuple(dict.fromkeys(entry.names)),
@@ -338,7 +279,7 @@ def _container(entry: EntryLike, layer: LayerRecord) -> ContainerRecord:
     )
 
 
-def _ours(rows: Any) -> tuple[Entry, ...]:
+def _ours(rows: Any) -> tuple[StoreEntry, ...]:
     found = []
     for record in rows.by_id.values():
         try:
@@ -349,6 +290,6 @@ def _ours(rows: Any) -> tuple[Entry, ...]:
             continue
         label, process = record.flags.get("MountLabel") or "", record.flags.get("ProcessLabel") or ""
         found.append(
-            Entry(record.id, record.names, record.image, metadata, label, process, record.uidmap, record.gidmap)
+            StoreEntry(record.id, record.names, record.image, metadata, label, process, record.uidmap, record.gidmap)
         )
     return tuple(found)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from pycrio._native.run import Child, readable, spawn
 from pycrio._native.watch import ARRIVALS, DirectoryWatch
 from pycrio.errors import NotFound, RuntimeFailure, StoreFailure, Timeout
 from pycrio.model.container import ExitReport
-from pycrio.model.node import Handler
+from pycrio.model.requests import MonitorReport, MonitorRequest
 from pycrio.obs import log as obslog
 
 log = obslog.get("monitor")
@@ -39,49 +39,10 @@ class Settings:
     prefix: tuple[str, ...] = ()
 
 
-class Request(Protocol):
-    """What a monitor needs; see ``flows.ports.MonitorRequest``."""
-
-    @property
-    def container_id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def handler(self) -> Handler: ...
-    @property
-    def bundle(self) -> str: ...
-    @property
-    def persist_dir(self) -> str: ...
-    @property
-    def log_path(self) -> str: ...
-    @property
-    def cgroup_parent(self) -> str: ...
-    @property
-    def tty(self) -> bool: ...
-    @property
-    def stdin(self) -> bool: ...
-    @property
-    def stdin_once(self) -> bool: ...
-    @property
-    def restore_from(self) -> str: ...
-    @property
-    def restore_options(self) -> Sequence[str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The container's first process and its monitor."""
-
-    pid: int
-    pid_start_time: int
-    monitor_pid: int
-    monitor_start_time: int
-
-
 class CgroupPlacer(Protocol):
     """Moves a monitor to where the configuration wants it."""
 
-    async def place(self, pid: int, request: Request) -> None: ...
+    async def place(self, pid: int, request: MonitorRequest) -> None: ...
 
 
 class Monitors:
@@ -95,7 +56,7 @@ class Monitors:
 
     # --- create ---------------------------------------------------------------------------------------------------
 
-    def arguments(self, request: Request) -> list[str]:
+    def arguments(self, request: MonitorRequest) -> list[str]:
         """The monitor's command line."""
         s, handler, bundle = self.settings, request.handler, request.bundle
         args = [*s.prefix, handler.monitor_path, "-b", bundle, "-c", request.container_id]
@@ -125,7 +86,7 @@ class Monitors:
             args.append("-i")
         return args
 
-    async def create(self, request: Request) -> Report:
+    async def create(self, request: MonitorRequest) -> MonitorReport:
         """Start a monitor, which has the runtime create the container.
 
         On failure, timeout and cancellation the monitor is killed and the runtime's half-made container is left to the
@@ -153,7 +114,9 @@ class Monitors:
                     f"{code} before it began: see its messages in syslog"
                 )
             pid = await asyncio.wait_for(_first_report(sync_read, request), request.handler.create_timeout)
-            return Report(pid, proc.start_time(pid), monitor_pid, proc.start_time(monitor_pid) if monitor_pid else 0)
+            return MonitorReport(
+                pid, proc.start_time(pid), monitor_pid, proc.start_time(monitor_pid) if monitor_pid else 0
+            )
         except NativeError as e:
             raise RuntimeFailure(
                 f"monitor of handler {request.handler.name!r} cannot be executed: {request.handler.monitor_path}: "
@@ -172,7 +135,7 @@ class Monitors:
             for fd in opened:
                 os.close(fd)
 
-    def _spawn(self, request: Request, fds: dict[int, int]) -> Child:
+    def _spawn(self, request: MonitorRequest, fds: dict[int, int]) -> Child:
         env = dict(item.partition("=")[::2] for item in request.handler.monitor_env)
         env.setdefault("PATH", os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
         if "XDG_RUNTIME_DIR" in os.environ:
@@ -322,7 +285,7 @@ def _command(fifo: str, line: bytes) -> None:
         os.close(fd)
 
 
-async def _first_report(fd: int, request: Request) -> int:
+async def _first_report(fd: int, request: MonitorRequest) -> int:
     """The pid from the monitor's first JSON line; RuntimeFailure with the runtime's words for pid -1."""
     os.set_blocking(fd, False)
     text = b""

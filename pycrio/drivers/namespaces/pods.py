@@ -6,13 +6,13 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pycrio._native import ns
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
 from pycrio.drivers.namespaces.idmap import Ranges
 from pycrio.errors import ExternalFailure, InvalidRequest, NetworkFailure, Unsupported
+from pycrio.model.requests import NamespaceRequest
 from pycrio.model.security import IdMapping
 from pycrio.model.stats import InterfaceStats
 from pycrio.obs import log as obslog
@@ -32,23 +32,6 @@ class Settings:
     connect_timeout_ms: int = 10_000
 
 
-class Request(Protocol):
-    """What is to be made; see ``flows.ports.NamespaceRequest``."""
-
-    @property
-    def pod_id(self) -> str: ...
-    @property
-    def kinds(self) -> Sequence[str]: ...
-    @property
-    def hostname(self) -> str: ...
-    @property
-    def sysctls(self) -> Mapping[str, str]: ...
-    @property
-    def uid_map(self) -> Sequence[IdMapping]: ...
-    @property
-    def gid_map(self) -> Sequence[IdMapping]: ...
-
-
 class Namespaces:
     """See ``flows.ports.Namespaces``."""
 
@@ -59,7 +42,7 @@ class Namespaces:
             os.makedirs(self._dirs[kind], mode=0o755, exist_ok=True)
         self._ranges = Ranges(settings.subuid, settings.subgid, settings.remap_user)
 
-    async def create(self, request: Request) -> Mapping[str, str]:
+    async def create(self, request: NamespaceRequest) -> Mapping[str, str]:
         """Make and pin; kind → path of the pin."""
         name = str(uuid.uuid4())
         pins = {kind: os.path.join(self._dirs[kind], name) for kind in request.kinds}

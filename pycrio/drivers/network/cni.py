@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
@@ -19,6 +19,7 @@ from pycrio.drivers.network.conf import Choice, NetworkConf, load
 from pycrio.drivers.network.plugins import Attachment
 from pycrio.errors import InvalidRequest, NetworkFailure, PycrioError, Timeout
 from pycrio.model.node import Condition
+from pycrio.model.requests import NetworkRequest, NetworkResult
 from pycrio.obs import log as obslog
 from pycrio.obs.metrics import metrics
 
@@ -39,33 +40,6 @@ class Settings:
     default_network: str = ""
     status_grace_period: float = 0.0
     cache_dir: str = "/var/lib/cni/results"
-
-
-class Request(Protocol):
-    """A pod's attachment; see ``flows.ports.NetworkRequest``."""
-
-    @property
-    def pod_id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def uid(self) -> str: ...
-    @property
-    def netns(self) -> str: ...
-    @property
-    def annotations(self) -> Mapping[str, str]: ...
-    @property
-    def cgroup_path(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Addresses of the pod and the CNI result as JSON text."""
-
-    ips: tuple[str, ...]
-    result: str
 
 
 class Network:
@@ -206,7 +180,7 @@ class Network:
                 if not getattr(lock, "_waiters", None):
                     self._turns.pop(pod_id, None)
 
-    def _attachment(self, request: Request) -> Attachment:
+    def _attachment(self, request: NetworkRequest) -> Attachment:
         args = (
             ("IgnoreUnknown", "1"),
             ("K8S_POD_NAMESPACE", request.namespace),
@@ -216,7 +190,7 @@ class Network:
         )
         return Attachment(request.pod_id, request.netns, args=args, capabilities=capabilities(request))
 
-    async def add(self, request: Request) -> Result:
+    async def add(self, request: NetworkRequest) -> NetworkResult:
         """Attach a pod; on failure what was attached is detached again."""
         network = self._choice.network
         if network is None:
@@ -239,7 +213,7 @@ class Network:
         metrics.latency("network_setup_pod", loop.time() - start)
         metrics.latency("network_setup_overall", loop.time() - start)
 
-        return Result(ips, json.dumps(prev))
+        return NetworkResult(ips, json.dumps(prev))
 
     async def _undo(self, network: NetworkConf, attachment: Attachment) -> None:
         try:
@@ -248,7 +222,7 @@ class Network:
             log.warning("Half-made attachment not undone", id=attachment.container_id, error=str(e))
         self._cache.drop(network.name, attachment.container_id, attachment.ifname)
 
-    async def check(self, request: Request) -> None:
+    async def check(self, request: NetworkRequest) -> None:
         """Verify an attachment (CNI 0.4 up)."""
         for entry in await offload("proc", lambda: list(self._cache.entries(request.pod_id))):
             if entry.network.number < (0, 4, 0) or entry.network.disable_check:
@@ -258,7 +232,7 @@ class Network:
                     entry.network, index, "CHECK", entry.attachment, self.settings.plugin_dirs, entry.result
                 )
 
-    async def delete(self, request: Request) -> None:
+    async def delete(self, request: NetworkRequest) -> None:
         """Detach a pod from every network that it was attached to."""
         async with self._turn(request.pod_id):
             entries = await offload("proc", lambda: list(self._cache.entries(request.pod_id)))
@@ -290,7 +264,7 @@ class Network:
         if failure is not None:
             raise failure
 
-    async def gc(self, valid: Sequence[Request]) -> None:
+    async def gc(self, valid: Sequence[NetworkRequest]) -> None:
         """Release attachments of pods that are not in ``valid``, and tell plugins of CNI 1.1 which ones are."""
         known = {r.pod_id for r in valid}
         entries = await offload("proc", lambda: list(self._cache.entries()))
@@ -332,7 +306,7 @@ class Network:
                 log.warning("CNI garbage collection failed, going on", network=network.name, error=str(e))
 
 
-def capabilities(request: Request) -> dict[str, Any]:
+def capabilities(request: NetworkRequest) -> dict[str, Any]:
     """Capability arguments: bandwidth, cgroup path, pod annotations."""
     out: dict[str, Any] = {"io.kubernetes.cri.pod-annotations": dict(request.annotations)}
     if request.cgroup_path:

@@ -9,7 +9,7 @@ import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pycrio._native import proc
 from pycrio._native.base import NativeError
@@ -19,6 +19,7 @@ from pycrio.drivers.runtime.session import Session, start_session
 from pycrio.errors import NotFound, RuntimeFailure, Timeout
 from pycrio.model.container import ExecResult
 from pycrio.model.node import Handler
+from pycrio.model.requests import ExecRequest
 from pycrio.obs import log as obslog
 
 log = obslog.get("runtime")
@@ -33,21 +34,6 @@ class Settings:
     systemd_cgroup: bool = False
     prefix: tuple[str, ...] = ()
     call_timeout: float = 120.0
-
-
-class ExecRequest(Protocol):
-    """What an exec needs; see ``flows.ports.ExecRequest``."""
-
-    @property
-    def container_id(self) -> str: ...
-    @property
-    def handler(self) -> Handler: ...
-    @property
-    def process(self) -> Mapping[str, Any]: ...
-    @property
-    def timeout(self) -> float: ...
-    @property
-    def cap(self) -> int: ...
 
 
 class Runtime:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pycrio.drivers.security.apparmor import AppArmor
 from pycrio.drivers.security.seccomp import Profiles
 from pycrio.drivers.security.selinux import SELinux
 from pycrio.errors import InvalidRequest, NotFound
 from pycrio.model.node import Handler
+from pycrio.model.requests import Labels
 from pycrio.model.security import ProfileType, SecurityProfile, SELinuxOptions
 from pycrio.obs import log as obslog
 
@@ -26,23 +27,6 @@ class Settings:
     privileged_seccomp_profile: str = ""
     apparmor_profile: str = "crio-default"
     selinux: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """SELinux labels, empty when SELinux is off."""
-
-    process: str = ""
-    mount: str = ""
-
-
-class AnyLabels(Protocol):
-    """Labels, whoever declared them."""
-
-    @property
-    def process(self) -> str: ...
-    @property
-    def mount(self) -> str: ...
 
 
 class Security:
@@ -99,7 +83,7 @@ class Security:
         """Fresh labels for a pod."""
         return Labels(*self._selinux.labels(options, "kata" in handler.name))
 
-    def container_labels(self, pod: AnyLabels, options: SELinuxOptions | None) -> Labels:
+    def container_labels(self, pod: Labels, options: SELinuxOptions | None) -> Labels:
         """Labels for a container of a pod: the pod's level, the request's other parts."""
         return Labels(*self._selinux.container_labels((pod.process, pod.mount), options))
 
@@ -107,7 +91,7 @@ class Security:
         """Set the label of a host path."""
         await self._selinux.relabel(path, label, recursive)
 
-    def release(self, labels: AnyLabels) -> None:
+    def release(self, labels: Labels) -> None:
         """Give the MCS pair of a pod back."""
         self._selinux.release(labels.process)
 

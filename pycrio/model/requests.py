@@ -1,0 +1,118 @@
+"""What flows ask drivers for and what they get back, where a call needs more than a few words.
+
+Both sides know these values, so neither has to know the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pycrio.model.node import Handler
+from pycrio.model.security import IdMapping
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """What a container's record in the shared store says (facts: store.md section 18)."""
+
+    id: str
+    names: tuple[str, ...]
+    image_id: str
+    metadata: Mapping[str, Any]
+    mount_label: str = ""
+    process_label: str = ""
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDirs:
+    """Directories of a container: ``run`` is volatile (the OCI bundle), ``persist`` survives a reboot."""
+
+    run: str
+    persist: str
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRequest:
+    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory."""
+
+    container_id: str
+    name: str
+    handler: Handler
+    bundle: str
+    persist_dir: str
+    log_path: str
+    cgroup_parent: str
+    tty: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    restore_from: str = ""
+    restore_options: tuple[str, ...] = ()
+    cpuset: str = ""
+    cpu_shares: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorReport:
+    """The monitor and the container's first process; start times are field 22 of /proc/<pid>/stat."""
+
+    pid: int
+    pid_start_time: int
+    monitor_pid: int
+    monitor_start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """An exec in a container: OCI process document, limits. ``timeout`` in seconds, 0: none. ``cap`` per stream."""
+
+    container_id: str
+    handler: Handler
+    process: Mapping[str, Any]
+    timeout: float = 0
+    cap: int = 16 << 20
+    cgroup_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """A pod's attachment to the network. ``cgroup_path`` and ``annotations`` go to plugins that ask for them."""
+
+    pod_id: str
+    name: str
+    namespace: str
+    uid: str
+    netns: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cgroup_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkResult:
+    """Addresses of the pod, the primary one first, and the CNI result as JSON text."""
+
+    ips: tuple[str, ...]
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceRequest:
+    """Namespaces to be made for a pod. ``kinds``: net, uts, ipc, user, cgroup. Maps only with user."""
+
+    pod_id: str
+    kinds: tuple[str, ...]
+    hostname: str
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """SELinux labels, empty when SELinux is off."""
+
+    process: str = ""
+    mount: str = ""
