@@ -17,6 +17,9 @@ from pycrio.state.names import Names
 from pycrio.state.store import Table
 
 
+DOWNLOADS = 6  # layers of all pulls together that are fetched and unpacked at a time
+
+
 def now() -> int:
     """Nanoseconds since the epoch."""
     return time.time_ns()
@@ -49,6 +52,7 @@ class Node:
         self.creating = Joined()
         self.removing = Joined()
         self.pulling = Joined(abandon=True)
+        self.downloads = asyncio.Semaphore(DOWNLOADS)
         self.events = Bus()
         self.rates = Rates()
         self.unborn: set[str] = set()  # ids of containers between their monitor's start and their record

@@ -2,7 +2,7 @@
 
 1. Join a pull of the same image with the same credentials that is already running.
 2. Resolve: find the image for this platform in a registry, verify manifests, config and signature policy.
-3. Fetch and unpack the layers that the store lacks, all at once, each extracted while it downloads.
+3. Fetch and unpack the layers that the store lacks, side by side, each extracted while it downloads.
 4. Commit them in order, base first.
 5. Record the image under its name.
 """
@@ -70,10 +70,12 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
 async def _unpack_all(
     node: Node, image: RemoteImage, layers: Sequence[LayerDescriptor], undo: Undo
 ) -> list[UnpackedLayer]:
-    """Unpack every layer at once; the first failure cancels the others. Each staged layer is registered for undo."""
+    """Unpack the layers side by side, as many as the node allows; the first failure cancels the others. Each staged
+    layer is registered for undo."""
 
     async def one(layer: LayerDescriptor) -> UnpackedLayer:
-        unpacked = await _fetch_and_unpack(node, image, layer)
+        async with node.downloads:
+            unpacked = await _fetch_and_unpack(node, image, layer)
         undo.push(f"discard layer {layer.digest}", node.host.layers.discard, unpacked)
         return unpacked
 
