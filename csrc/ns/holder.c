@@ -51,18 +51,11 @@ PC_NS_BARE static long become(long uid, bool all) {
         return r;
 }
 
-PC_NS_BARE static long open_setting(const struct pc_ns_holder *h, const char *path) {
-        int flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
-        long fd = PC_SYS(openat, AT_FDCWD, path, flags, 0);
-        /* Since 5.19 the sysctls of an ipc namespace want the root user of its owner, before that the host's. */
-        if (fd != -EACCES || h->userns < 0)
-                return fd;
-        long r = become(0, false);
-        return r < 0 ? r : PC_SYS(openat, AT_FDCWD, path, flags, 0);
-}
-
-PC_NS_BARE static int write_setting(struct pc_ns_holder *h, const struct pc_ns_setting *s) {
-        long fd = open_setting(h, s->path);
+PC_NS_BARE static int write_setting(struct pc_ns_holder *h, struct pc_ns_setting *s, bool first) {
+        long fd = PC_SYS(openat, AT_FDCWD, s->path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+        s->later = first && fd == -EACCES && h->userns >= 0;
+        if (s->later)
+                return 0;
         if (fd < 0)
                 return fail(h, fd, fd == -ENOENT ? "unknown sysctl" : "open sysctl", s->path);
         long r = PC_SYS(write, fd, s->value, s->len);
@@ -70,6 +63,27 @@ PC_NS_BARE static int write_setting(struct pc_ns_holder *h, const struct pc_ns_s
         if (r < 0)
                 return fail(h, r, "write sysctl", s->path);
         return (size_t) r == s->len ? 0 : fail(h, -EINVAL, "write sysctl", s->path);
+}
+
+/* In a user namespace we are still the host's root by id, which sysctls of uts want, and those of ipc before 5.19;
+ * since then these want the root of the owner. There is no way back from there, hence two rounds. */
+PC_NS_BARE static int write_settings(struct pc_ns_holder *h) {
+        bool any = false;
+        int r;
+        for (size_t i = 0; i < h->n_settings; i++) {
+                if ((r = write_setting(h, &h->settings[i], true)) < 0)
+                        return r;
+                any = any || h->settings[i].later;
+        }
+        if (!any)
+                return 0;
+        long done = become(0, false);
+        if (done < 0)
+                return fail(h, done, "become root for sysctl", NULL);
+        for (size_t i = 0; i < h->n_settings; i++)
+                if (h->settings[i].later && (r = write_setting(h, &h->settings[i], false)) < 0)
+                        return r;
+        return 0;
 }
 
 PC_NS_BARE static int raise_loopback(struct pc_ns_holder *h) {
@@ -88,9 +102,8 @@ PC_NS_BARE static int raise_loopback(struct pc_ns_holder *h) {
 
 PC_NS_BARE static int configure(struct pc_ns_holder *h) {
         long r;
-        for (size_t i = 0; i < h->n_settings; i++)
-                if ((r = write_setting(h, &h->settings[i])) < 0)
-                        return (int) r;
+        if ((r = write_settings(h)) < 0)
+                return (int) r;
         if (h->hostname && (r = PC_SYS(sethostname, h->hostname, h->hostname_len)) < 0)
                 return fail(h, r, "sethostname", h->hostname);
         return h->loopback_up ? raise_loopback(h) : 0;

@@ -11,6 +11,7 @@ struct pc_ns_setting { /* one prepared sysctl */
         char path[256];
         const char *value;
         size_t len;
+        bool later; /* refused to us as we are: once more as root of the user namespace */
 };
 
 struct pc_ns_holder {
@@ -20,7 +21,7 @@ struct pc_ns_holder {
         int socket[3]; /* domain, type, protocol of a socket to make; domain 0: none */
         const char *hostname;
         size_t hostname_len;
-        const struct pc_ns_setting *settings;
+        struct pc_ns_setting *settings;
         size_t n_settings;
         bool loopback_up;
         const char *const *keeper;

@@ -9,7 +9,7 @@ IdMap = Sequence[tuple[int, int, int]]
 @dataclass(frozen=True, slots=True)
 class LinkStats:
     name: str
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on it
+    index: int
     up: bool
     mtu: int
     rx_bytes: int

@@ -5,6 +5,7 @@ Every function blocks without the GIL and changes nothing about the calling thre
 ``step`` says what was being done; nothing that was made before the failure remains.
 """
 
+import dataclasses as _dataclasses
 import errno as _errno
 import os as _os
 from typing import NamedTuple as _NamedTuple
@@ -33,7 +34,8 @@ _KINDS = {
 _NAMES = {number: name for name, number in _KINDS.items()}
 
 
-class LinkStats(_NamedTuple):
+@_dataclasses.dataclass(frozen=True, slots=True)
+class LinkStats:
     """Counters of one network link since it was made; bytes and packets, seen from inside the namespace."""
 
     name: str
