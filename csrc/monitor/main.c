@@ -295,8 +295,14 @@ int main(int argc, char **argv) {
         int r = pc_setup_daemon(m, &err);
         if (r > 0)
                 return 0; /* the caller's child: its work is done */
-        if (r < 0 || start(m, &err) < 0)
+        if (r < 0 || start(m, &err) < 0) {
+                /* The caller waits for a report and no longer reads our stderr. */
+                char why[PC_ERR_PATH + 128];
+                size_t n = pc_join(why, sizeof why,
+                                   (const char *const[]){err.step, " ", err.path, ": ", strerrordesc_np(err.code)}, 5);
+                pc_report(m, -1, why, n);
                 die(m, &err);
+        }
 
         pc_loop_run(m, runtime_ended);
         meet_container(m);

@@ -106,6 +106,51 @@ def test_runtime_that_dies(rig: Rig) -> None:
     assert rig.create() == {"pid": -1, "message": "going down\n"}
 
 
+RECORDER = """#!/bin/sh
+printf '%s\\n' "$@" "pid=${LISTEN_PID:-none}" "stdin=$(readlink /proc/self/fd/0)" > OUT
+printf '%s' "$(cat /proc/self/oom_score_adj) $PPID" > OUT.extra
+echo no >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-s", "--no-pivot", "--no-new-keyring", "--runtime-opt", "--x=1"],
+         ["--systemd-cgroup", "ROOT", "create", "--bundle", "BUNDLE", "--pid-file", "PID", "--no-pivot",
+          "--no-new-keyring", "--x=1", "NAME"]),
+        (["--restore", "/cp", "--runtime-opt", "--tcp-established", "--restore-arg", "--file-locks"],
+         ["ROOT", "restore", "--bundle", "BUNDLE", "--pid-file", "PID", "--detach",
+          "--image-path", "/cp", "--work-path", "BUNDLE",
+          "--tcp-established", "--file-locks", "NAME"]),
+    ],
+)  # fmt: skip
+def test_runtime_command_line(rig: Rig, arguments: list[str], expected: list[str]) -> None:
+    rig.prepare("true")
+    fake, out = rig.base / "fake", rig.base / "seen"
+    fake.write_text(RECORDER.replace("OUT", str(out)))
+    fake.chmod(0o755)
+    rig.runtime = str(fake)
+    assert rig.create(*arguments, LISTEN_PID="1") == {"pid": -1, "message": "no\n"}
+    words = {"ROOT": rig.root_argument, "BUNDLE": str(rig.bundle), "PID": str(rig.bundle / "pidfile"), "NAME": rig.name}
+    lines = out.read_text().splitlines()
+    assert lines[:-2] == [words.get(word, word) for word in expected]
+    assert lines[-2:] == ["pid=1", "stdin=/dev/null"]
+    own = pathlib.Path("/proc/self/oom_score_adj").read_text().strip()
+    assert (out.parent / "seen.extra").read_text().split() == [own, str(rig.monitor_pid)]
+
+
+def test_listen_pid_is_replaced(rig: Rig) -> None:
+    rig.prepare("true")
+    fake, out = rig.base / "fake", rig.base / "seen"
+    fake.write_text(RECORDER.replace("OUT", str(out)).replace("exit 1", f"echo $$ > {out}.pid; exit 1"))
+    fake.chmod(0o755)
+    rig.runtime = str(fake)
+    assert rig.create("--replace-listen-pid", LISTEN_PID="1") == {"pid": -1, "message": "no\n"}
+    assert f"pid={(out.parent / 'seen.pid').read_text().strip()}" in out.read_text().splitlines()
+
+
 def test_newer_api_uses_the_key_data(rig: Rig) -> None:
     rig.prepare("true")
     assert rig.create("--api-version")["data"] > 0
@@ -389,6 +434,14 @@ def test_stuck_client_does_not_stop_the_log(ours: Rig) -> None:
     assert got[2].startswith(cut[2])
     stuck.close()
     good.close()
+
+
+def test_failed_set_up_is_reported(ours: Rig) -> None:
+    ours.prepare("true")
+    (ours.base / "socks").rmdir()
+    report = ours.create()
+    assert report["pid"] == -1
+    assert "create attach link" in report["message"]
 
 
 def test_attach_flood(ours: Rig) -> None:
