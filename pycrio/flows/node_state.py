@@ -16,7 +16,6 @@ from pycrio.model.pod import PodRecord
 from pycrio.state.names import Names
 from pycrio.state.store import Table
 
-
 DOWNLOADS = 6  # layers of all pulls together that are fetched and unpacked at a time
 
 
