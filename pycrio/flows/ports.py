@@ -186,6 +186,9 @@ class ExecSession(Protocol):
     def resize(self, width: int, height: int) -> None:
         """Set the terminal's size."""
 
+    def close_stdin(self) -> None:
+        """End the process's input (pipes only)."""
+
     async def close(self) -> None:
         """Kill what still runs and release everything."""
 
