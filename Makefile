@@ -24,7 +24,7 @@ build: ## compile the extensions and programs in place
 debug: ## the same with assertions, AddressSanitizer and UBSan
 	PYCRIO_DEBUG=asan $(PYTHON) setup.py -q build_ext --inplace --force
 
-proto: ## generate pycrio/api/_pb from protos/
+proto: ## generate the _pb packages from protos/
 	$(PYTHON) protos/generate.py
 
 lint: ## ruff, clang-format
@@ -62,7 +62,7 @@ fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
 	  ./$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -rss_limit_mb=2048 $$f.corpus $$([ -d $$c ] && echo $$c) || exit 1; done
 
 bench: ## benchmarks (pytest-benchmark)
-	$(PYTHON) -m pytest bench --benchmark-only -q -p no:timeout
+	$(PYTHON) -m pytest bench --benchmark-only -q
 
 bench-peers: ## side by side with containerd on a scratch root, same runtime, same plugins
 	$(PYTHON) bench/peers.py

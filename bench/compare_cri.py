@@ -70,6 +70,9 @@ class Pods:
         return pod_id, made
 
     def remove(self, pod_id: str) -> None:
+        wanted = pb.ContainerFilter(pod_sandbox_id=pod_id)
+        for found in self.peer.cri.ListContainers(filter=wanted).containers:
+            self.peer.cri.StopContainer(container_id=found.id, timeout=0)
         self.peer.cri.StopPodSandbox(pod_sandbox_id=pod_id)
         self.peer.cri.RemovePodSandbox(pod_sandbox_id=pod_id)
 
@@ -104,7 +107,7 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> None:
         def pull(peer: Peer) -> None:
             peer.cri.RemoveImage(image=big)
             with peer.timed("pull"):
-                peer.cri.PullImage(image=big, timeout=600)
+                peer.cri.PullImage(image=big, deadline=600)
 
         each(peers, args.pulls, pull)
     groups = {p.name: Pods(p, args.image, "serial") for p in peers}

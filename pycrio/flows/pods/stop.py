@@ -24,7 +24,7 @@ from pycrio.model.pod import PodRecord
 from pycrio.obs import log as obslog
 
 log = obslog.get("pod")
-DEFAULT_TIMEOUT = 10.0
+LONGEST = 10.0  # containers have had their grace period from StopContainer before a kubelet stops the pod
 
 
 async def stop(node: Node, ident: str, deadline: float | None) -> None:
@@ -38,9 +38,10 @@ async def stop(node: Node, ident: str, deadline: float | None) -> None:
 
 
 def grace(deadline: float | None) -> int:
-    """Seconds for each container: what the request has left less one for the pod itself; halved when it is little."""
-    total = DEFAULT_TIMEOUT if deadline is None else deadline
-    return max(0, int(total / 2 if total < 2 else total - 1))
+    """Seconds for each container: what the request has left less one for the pod itself (halved when it is little), and
+    ten at most: with a long deadline a process that ignores its stop signal would hold the pod for all of it."""
+    total = LONGEST if deadline is None else deadline
+    return max(0, int(min(LONGEST, total / 2 if total < 2 else total - 1)))
 
 
 async def _stop(node: Node, ident: str, deadline: float | None) -> None:
