@@ -79,12 +79,13 @@ def main() -> int:
     try:
         registry = start_registry(base / "reg")
         image = push_image(registry, "busybox:1", [busybox_layer()]) and f"{registry.address}/busybox:1"
+        push_image(registry, "pause:1", [busybox_layer()], config={"Entrypoint": ["/bin/sleep", "1000000"]})
         layers = [busybox_layer(), many_files(14000, 9000), many_files(12000, 8000), many_files(6000, 14000)]
         push_image(registry, "many:1", layers, compression="gzip")
         daemon = Daemon(str(work / "p"))
         daemon.insecure(registry.address)
         daemon.start()
-        peer = start_containerd(work / "c", registry.address, image)
+        peer = start_containerd(work / "c", registry.address, f"{registry.address}/pause:1")
         wait(f"unix://{work}/c/c.sock")
         assert daemon.process is not None
         arguments = [sys.executable, str(HERE / "compare_cri.py"), "--image", image]
