@@ -84,6 +84,7 @@ async def build(config: Config, version: str) -> Parts:
             plugin_dirs=config.texts("crio.network.plugin_dirs"),
             default_network=config.text("crio.network.cni_default_network"),
             status_grace_period=config.seconds("crio.network.cni_status_grace_period"),
+            owner=config.text("crio.runroot"),
         )
     )
     security = Security(

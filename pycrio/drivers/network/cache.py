@@ -1,4 +1,5 @@
-"""Results of attachments, in libcni's place and form, so that DEL uses the configuration that ADD used."""
+"""Results of attachments, in libcni's place and form, so that DEL uses the configuration that ADD used and other tools
+can tell what is attached."""
 
 from __future__ import annotations
 
@@ -17,23 +18,27 @@ from pycrio.obs import log as obslog
 
 log = obslog.get("cni")
 KIND = "cniCacheV1"
+_TEMPORARY = ".pycrio-tmp"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cached attachment: network as it was, arguments, result."""
+    """A cached attachment: network as it was, arguments, result (None: the ADD never ended), and who made it."""
 
     network: NetworkConf
     attachment: Attachment
     result: Any
     path: str
+    owner: str
 
 
 class Cache:
-    """Files ``<dir>/<network>-<container>-<interface>``."""
+    """Files ``<dir>/<network>-<container>-<interface>``. Other programs keep theirs in the same directory; ``owner``
+    marks ours, in a field that libcni passes over."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, owner: str) -> None:
         self._dir = directory
+        self._owner = owner
 
     def _path(self, network: str, container_id: str, ifname: str) -> str:
         return os.path.join(self._dir, f"{network}-{container_id}-{ifname}")
@@ -50,35 +55,66 @@ class Cache:
             "cniArgs": [list(pair) for pair in attachment.args],
             "capabilityArgs": dict(attachment.capabilities),
             "result": result,
+            "owner": self._owner,
         }
         path = self._path(network.name, attachment.container_id, attachment.ifname)
         try:
             os.makedirs(self._dir, 0o700, exist_ok=True)
-            with open(f"{path}.tmp", "w", encoding="utf-8") as f:
+            fd = os.open(path + _TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "w", encoding="utf-8") as f:
                 json.dump(document, f)
-            os.replace(f"{path}.tmp", path)
+            os.replace(path + _TEMPORARY, path)
         except OSError as e:
+            with contextlib.suppress(OSError):
+                os.unlink(path + _TEMPORARY)
             raise StoreFailure(f"CNI result {path} cannot be written: {e.strerror}") from e
 
     def drop(self, network: str, container_id: str, ifname: str) -> None:
-        """Forget an attachment."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(network, container_id, ifname))
+        """Forget an attachment; StoreFailure when it cannot be removed."""
+        self._unlink(self._path(network, container_id, ifname))
+
+    def forget(self, container_id: str) -> None:
+        """Remove whatever is left of a container, unreadable files included."""
+        for name in self._names():
+            if f"-{container_id}-" in name:
+                self._unlink(os.path.join(self._dir, name))
+
+    def tidy(self) -> None:
+        """Remove what a crash left half written."""
+        for name in self._names():
+            if name.endswith(_TEMPORARY):
+                self._unlink(os.path.join(self._dir, name))
+
+    def _unlink(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass  # forgotten already
+        except OSError as e:
+            raise StoreFailure(f"CNI result {path} cannot be removed: {e.strerror}") from e
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self._dir))
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise StoreFailure(f"CNI results in {self._dir} cannot be read: {e.strerror}") from e
+
+    def ours(self, entry: Entry) -> bool:
+        """Whether this daemon made the attachment."""
+        return entry.owner == self._owner
 
     def entries(self, container_id: str = "") -> Iterator[Entry]:
         """Every readable attachment, or those of one container."""
-        try:
-            names = sorted(os.listdir(self._dir))
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name.endswith(".tmp") or (container_id and f"-{container_id}-" not in name):
+        for name in self._names():
+            if name.endswith(_TEMPORARY) or (container_id and f"-{container_id}-" not in name):
                 continue
             path = os.path.join(self._dir, name)
             try:
                 with open(path, "rb") as f:
                     entry = _decode(json.loads(f.read()), path)
-            except (OSError, ValueError, KeyError, TypeError, InvalidRequest) as e:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidRequest) as e:
                 log.warning("CNI result is unreadable, skipped", path=path, error=str(e))
                 continue
             if entry is not None and container_id in ("", entry.attachment.container_id):
@@ -96,4 +132,4 @@ def _decode(document: dict[str, Any], path: str) -> Entry | None:
         args=tuple((str(k), str(v)) for k, v in document.get("cniArgs") or ()),
         capabilities=document.get("capabilityArgs") or {},
     )
-    return Entry(network, attachment, document.get("result"), path)
+    return Entry(network, attachment, document.get("result"), path, str(document.get("owner") or ""))

@@ -7,9 +7,8 @@ once, at first use, and known from then on: a pod without host ports costs no pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
@@ -18,11 +17,11 @@ from pycrio.drivers.network import localnet
 from pycrio.drivers.network.iptables import IPTables
 from pycrio.drivers.network.nft import WORDS, NFTables
 from pycrio.drivers.network.rules import V4, V6, Mapping, Rule, plan, tag
+from pycrio.drivers.network.whole import whole
 from pycrio.errors import AlreadyExists, NetworkFailure, Unsupported
 from pycrio.obs import log as obslog
 
 log = obslog.get("hostport")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ class HostPorts:
         try:
             async with self._lock:
                 try:
-                    await _whole(self._add(pod_id, pod_name, rules))
+                    await whole(self._add(pod_id, pod_name, rules))
                 except BaseException:
-                    await _whole(self._undo(pod_id))
+                    await whole(self._undo(pod_id))
                     raise
         finally:
             self._adding.discard(pod_id)
@@ -72,12 +71,12 @@ class HostPorts:
         if self._loaded and pod_id not in self._adding and not any(self._of(pod_id)):
             return
         async with self._lock:
-            await _whole(self._remove(pod_id))
+            await whole(self._remove(pod_id))
 
     async def sweep(self, valid: Sequence[str]) -> None:
         """Close host ports of pods that are not in ``valid`` (ids)."""
         async with self._lock:
-            await _whole(self._sweep(valid))
+            await whole(self._sweep(valid))
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
@@ -269,18 +268,3 @@ class HostPorts:
         if topic not in self._told:
             self._told.add(topic)
             log.warning(event, **fields)
-
-
-async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end even if cancelled meanwhile; the cancellation is passed on afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as e:
-            cancelled = e
-    if cancelled is not None and not task.cancelled():
-        task.exception()  # told to nobody: the caller is gone
-        raise cancelled
-    return task.result()

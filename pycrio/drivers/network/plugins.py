@@ -11,10 +11,13 @@ from typing import Any
 from pycrio._native.base import NativeError
 from pycrio._native.run import run
 from pycrio.drivers.network.conf import NetworkConf, find_plugin, runtime_conf
+from pycrio.drivers.network.results import normal
 from pycrio.errors import NetworkFailure, Timeout
+from pycrio.obs import log as obslog
 
-TIMEOUTS = {"ADD": 300.0, "DEL": 60.0, "CHECK": 60.0, "GC": 30.0, "STATUS": 30.0}
+log = obslog.get("cni")
 MAX_OUTPUT = 4 << 20
+VERSION_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +45,119 @@ class Attachment:
         }
 
 
-async def call(
-    network: NetworkConf, index: int, verb: str, attachment: Attachment, plugin_dirs: Sequence[str], prev: object = None
-) -> Any:
-    """Run one plugin; its result as JSON (None for none). NetworkFailure names plugin, network and pod."""
-    return await invoke(
-        network.plugins[index]["type"],
-        verb,
-        runtime_conf(network, index, attachment.capabilities, prev),
-        attachment.environment(verb, plugin_dirs),
-        _where(network, attachment),
-    )
+NOBODY = Attachment("", "", "")
 
 
-def _where(network: NetworkConf, attachment: Attachment) -> str:
+class Plugins:
+    """The plugins in some directories, searched in order."""
+
+    def __init__(self, directories: Sequence[str]) -> None:
+        self.directories = tuple(directories)
+        self._versions: dict[tuple[object, ...], frozenset[str]] = {}
+
+    async def add(
+        self, network: NetworkConf, index: int, attachment: Attachment, prev: object, timeout: float
+    ) -> dict[str, Any]:
+        """ADD of one plugin: its result in the network's version."""
+        result = await self.call(network, index, "ADD", attachment, timeout, prev)
+        return normal(
+            result, network.version, f"plugin {network.plugins[index]['type']!r} of {where(network, attachment)}"
+        )
+
+    async def call(
+        self,
+        network: NetworkConf,
+        index: int,
+        verb: str,
+        attachment: Attachment,
+        timeout: float,
+        prev: object = None,
+    ) -> Any:
+        """One plugin of a network; what it answered as JSON, None for nothing.
+
+        NetworkFailure and Timeout name plugin, network and pod. ``timeout`` in seconds.
+        """
+        stdin = runtime_conf(network, index, attachment.capabilities, prev)
+        env = attachment.environment(verb, self.directories)
+        return await self.invoke(network.plugins[index]["type"], stdin, env, where(network, attachment), timeout)
+
+    async def collect(self, network: NetworkConf, valid: Sequence[Attachment], timeout: float) -> None:
+        """GC of every plugin of a network (CNI 1.1): only the ``valid`` attachments are alive. A failure is logged."""
+        alive = [{"containerID": a.container_id, "ifname": a.ifname} for a in valid]
+        env = NOBODY.environment("GC", self.directories)
+        for index, plugin in enumerate(network.plugins):
+            document = {**json.loads(runtime_conf(network, index, {})), "cni.dev/valid-attachments": alive}
+            try:
+                await self.invoke(plugin["type"], json.dumps(document).encode(), env, where(network, NOBODY), timeout)
+            except (NetworkFailure, Timeout) as e:
+                log.warning("CNI garbage collection failed, going on", network=network.name, error=str(e))
+
+    async def invoke(self, kind: str, stdin: bytes, env: Mapping[str, str], whose: str, timeout: float) -> Any:
+        """One plugin call with everything prepared."""
+        verb = env["CNI_COMMAND"]
+        name = f"CNI plugin {kind!r} ({verb}) of {whose}"
+        path = find_plugin(kind, self.directories)
+        if not path:
+            raise NetworkFailure(f"{name} is in none of {', '.join(self.directories)}: install it there")
+        try:
+            done = await run([path], stdin=stdin, env=env, timeout=timeout, cap=MAX_OUTPUT)
+        except NativeError as e:
+            raise NetworkFailure(f"{name} cannot be executed at {path}: {e.strerror}") from e
+        if done.timed_out:
+            raise Timeout(f"{name} did not end within {timeout:.0f} s and was killed")
+        text = done.stdout.strip()
+        if done.code != 0:
+            raise NetworkFailure(f"{name} failed: {_reason(text, done.stderr, done.code)}")
+        if not text:
+            return None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as e:
+            shown = text[:200].decode("utf-8", "replace")
+            raise NetworkFailure(f"{name} answered what is not JSON: {shown}") from e
+
+    async def agree(self, network: NetworkConf) -> NetworkConf:
+        """The network with the highest version that it offers and all its plugins speak.
+
+        NetworkFailure when there is none. A plugin that does not say what it speaks is taken to speak everything.
+        """
+        common = set(network.versions)
+        for kind in dict.fromkeys(p["type"] for p in network.plugins):
+            spoken = await self._spoken(kind)
+            if spoken and not common & spoken:
+                raise NetworkFailure(
+                    f"{network.path}: plugin {kind!r} speaks CNI {', '.join(sorted(spoken))}, which leaves none of the"
+                    f" versions {', '.join(network.versions)} for the network"
+                )
+            common &= spoken or common
+        best = next(v for v in network.versions if v in common)
+        return network if best == network.version else network.pinned(best)
+
+    async def _spoken(self, kind: str) -> frozenset[str]:
+        """What a plugin answers to VERSION, remembered until its file changes."""
+        path = find_plugin(kind, self.directories)
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return frozenset()
+        key = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if key not in self._versions:
+            env = {**NOBODY.environment("VERSION", self.directories), "CNI_IFNAME": "dummy", "CNI_NETNS": "dummy"}
+            found: frozenset[str] = frozenset()
+            try:
+                answer = await self.invoke(kind, b'{"cniVersion":"1.0.0"}', env, "this host", VERSION_TIMEOUT)
+                listed = answer.get("supportedVersions") if isinstance(answer, dict) else None
+                found = frozenset(v for v in listed or () if isinstance(v, str))
+            except (NetworkFailure, Timeout) as e:
+                log.debug("CNI plugin does not tell its versions", plugin=path, error=str(e))
+            self._versions = {k: v for k, v in self._versions.items() if k[0] != path} | {key: found}
+        return self._versions[key]
+
+
+def where(network: NetworkConf, attachment: Attachment) -> str:
+    """The words for messages."""
     who = f" for pod sandbox {attachment.container_id}" if attachment.container_id else ""
     return f"network {network.name!r}{who}"
-
-
-async def invoke(kind: str, verb: str, stdin: bytes, env: Mapping[str, str], where: str) -> Any:
-    """One plugin call with everything prepared."""
-    path = find_plugin(kind, env["CNI_PATH"].split(":"))
-    if not path:
-        raise NetworkFailure(f"CNI plugin {kind!r} of {where} is in none of {env['CNI_PATH']}")
-    try:
-        done = await run([path], stdin=stdin, env=env, timeout=TIMEOUTS[verb], cap=MAX_OUTPUT)
-    except NativeError as e:
-        raise NetworkFailure(f"CNI plugin {path} of {where} cannot be executed: {e.strerror}") from e
-    if done.timed_out:
-        raise Timeout(f"CNI plugin {kind!r} ({verb}) of {where} did not end within {TIMEOUTS[verb]:.0f} s")
-    text = done.stdout.strip()
-    if done.code != 0:
-        raise NetworkFailure(f"CNI plugin {kind!r} ({verb}) of {where} failed: {_reason(text, done.stderr, done.code)}")
-    if not text:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError as e:
-        raise NetworkFailure(
-            f"CNI plugin {kind!r} ({verb}) of {where} answered garbage: {text[:200].decode('utf-8', 'replace')}"
-        ) from e
 
 
 def _reason(stdout: bytes, stderr: bytes, code: int) -> str:
@@ -90,32 +166,8 @@ def _reason(stdout: bytes, stderr: bytes, code: int) -> str:
         error = json.loads(stdout)
         parts = [str(error[k]) for k in ("msg", "details") if error.get(k)]
         if parts:
-            return f"{': '.join(parts)} (code {error.get('code', code)})"
-    except (ValueError, AttributeError, TypeError, KeyError):
+            return f"{': '.join(parts)[:2000]} (code {error.get('code', code)})"
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         pass  # not an error object: the text itself has to do
     said = " ".join((stdout + b" " + stderr).decode("utf-8", "replace").split())[:1000]
     return f"{said or 'no message'} (exit code {code})"
-
-
-def addresses(result: Any, where: str) -> tuple[str, ...]:
-    """Addresses of a result, without prefix lengths, in the plugin's order; both forms (0.2 and 0.3 up)."""
-    if not isinstance(result, dict):
-        raise NetworkFailure(f"the CNI result of {where} is not a JSON object")
-    found = []
-    try:
-        if "ip4" in result or "ip6" in result:
-            found = [result[k]["ip"] for k in ("ip4", "ip6") if result.get(k)]
-        else:
-            interfaces = result.get("interfaces") or []
-            for entry in result.get("ips") or []:
-                number = entry.get("interface")
-                # An address of an interface on the host's side (no sandbox) is not the pod's.
-                if number is not None and 0 <= number < len(interfaces) and not interfaces[number].get("sandbox"):
-                    continue
-                found.append(entry["address"])
-        out = tuple(str(a).partition("/")[0] for a in found)
-    except (KeyError, TypeError, AttributeError) as e:
-        raise NetworkFailure(f"the CNI result of {where} has addresses of a form that no CNI version has") from e
-    if not out:
-        raise NetworkFailure(f"the CNI result of {where} has no address for the pod")
-    return out
