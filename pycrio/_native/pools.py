@@ -7,6 +7,7 @@ unpack   one per core, min 8 layer extraction (mostly waits for downloads)
 mount    4                   mounts and namespaces
 proc     4                   starting programs, short calls about processes
 store    4                   reading and writing records, locks and indexes
+connect  8                   connections to ports of pods: slow when a pod does not answer
 lookup   4                   host names, TLS settings and imports for registries: slow at any time
 ======== =================== ==========================================================
 
@@ -32,6 +33,7 @@ _SIZES = {
     "mount": 4,
     "proc": 4,
     "store": 4,
+    "connect": 8,
     "lookup": 4,
 }
 

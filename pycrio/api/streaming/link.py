@@ -91,21 +91,17 @@ class Connection:
             finally:
                 loop.remove_reader(poll.fileno())
 
-    def end_writing(self) -> None:
-        """Tell the peer that nothing more comes (TLS cannot)."""
+    async def end_writing(self) -> None:
+        """Tell the peer that nothing more comes. TLS has no half-closed connections: it is closed there."""
         with contextlib.suppress(OSError):
-            if not self._writer.is_closing() and self._writer.can_write_eof():
+            if self._writer.can_write_eof():
                 self._writer.write_eof()
+            else:
+                self._writer.close()
 
     def abort(self) -> None:
         """Drop the connection and what was not sent yet."""
         self._writer.transport.abort()
-
-    async def close(self) -> None:
-        """Send what is left and close."""
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
 
 
 class Inbox:
@@ -118,12 +114,14 @@ class Inbox:
         self._discarding = False
         self.size = 0
 
-    def feed(self, data: bytes) -> None:
-        """Add bytes; dropped after the end."""
-        if data and not self._ended and not self._discarding:
-            self._chunks.append(data)
-            self.size += len(data)
-            self._wake()
+    def feed(self, data: bytes) -> int:
+        """Add bytes; how many were added: none after the end."""
+        if not data or self._ended or self._discarding:
+            return 0
+        self._chunks.append(data)
+        self.size += len(data)
+        self._wake()
+        return len(data)
 
     def feed_end(self) -> None:
         """Nothing more comes."""

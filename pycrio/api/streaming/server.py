@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.streaming import addresses, http, spdy, spdy_channels
+from pycrio.api.streaming import addresses, http, sessions, spdy_channels
 from pycrio.api.streaming.http import Refused, Request
 from pycrio.api.streaming.link import Connection
-from pycrio.api.streaming.remotecommand import Wanted, serve
-from pycrio.api.streaming.spdy_session import Session
+from pycrio.api.streaming.remotecommand import Wanted
+from pycrio.api.streaming.sessions import Forward
 from pycrio.api.streaming.tokens import Tokens
 from pycrio.errors import ConfigError, InvalidRequest
 from pycrio.flows.containers import attach as attach_flow
@@ -29,8 +27,6 @@ log = obslog.get("streaming")
 
 HEAD_TIMEOUT = 30.0
 """Seconds in which a connection must have become a session."""
-LINGER = 5.0
-"""Seconds in which a client whose session has ended may close its connection; then we do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +43,6 @@ class StreamSettings:
     min_version: str = "VersionTLS12"
     ciphers: tuple[str, ...] = ()
     idle_timeout: float = 4 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """A port-forward as asked for; ``ports`` matter to WebSocket clients only."""
-
-    pod_id: str
-    ports: tuple[int, ...]
 
 
 class StreamServer:
@@ -187,64 +175,18 @@ class StreamServer:
         return found
 
     async def _upgrade(self, request: Request, session: Wanted | Forward, connection: Connection) -> None:
-        if not request.wants(spdy_channels.UPGRADE):
+        spdy, websocket = request.wants(spdy_channels.UPGRADE), request.wants("websocket")
+        if not spdy and not websocket:
             raise Refused(400, "only an upgrade to SPDY/3.1 or WebSocket is served here")
         if isinstance(session, Forward):
-            raise Refused(501, "port-forward is not served")
-        protocol = spdy_channels.negotiate(request, list(spdy_channels.COMMAND_VERSIONS))
-        version = spdy_channels.COMMAND_VERSIONS.get(protocol, 1)
-        gone = asyncio.Event()
-        streams = spdy_channels.Gathering(session, version)
-        muxed = Session(connection, streams.opened)
-        await connection.write(spdy_channels.accept(protocol))
-
-        async def work() -> None:
-            channels = await streams.channels(gone)
-            if channels is not None:
-                await serve(self._node, session, channels)
-            muxed.finish_reading()
-
-        await converse(connection, muxed.run(), work(), gone, half=bool(session.argv))
+            serve = sessions.spdy_forward if spdy else sessions.websocket_forward
+            await serve(self._node, request, session, connection)
+        else:
+            serve_command = sessions.spdy_command if spdy else sessions.websocket_command
+            await serve_command(self._node, request, session, connection)
 
 
 def _kind(session: Wanted | Forward) -> str:
     if isinstance(session, Forward):
         return "portforward"
     return "exec" if session.argv else "attach"
-
-
-async def converse(
-    connection: Connection,
-    receiving: Coroutine[Any, Any, None],
-    work: Coroutine[Any, Any, None],
-    gone: asyncio.Event,
-    half: bool,
-) -> None:
-    """Receive and work until the work is done; ``gone`` is set when the client has left before.
-
-    Afterwards the client gets a moment to take what is on its way: closing with unread input would make the kernel
-    throw away what we sent last.
-    """
-    loop = asyncio.get_running_loop()
-    working, pump = loop.create_task(work), loop.create_task(receiving)
-    watch = [loop.create_task(connection.idled()), loop.create_task(connection.hung_up(half))]
-    try:
-        await asyncio.wait({working, pump, *watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            if watch[0].done():
-                log.info("Session ends: nothing happened for the idle time")
-            gone.set()
-            await asyncio.wait({working})
-        working.result()
-        connection.end_writing()
-        await asyncio.wait({pump, watch[1]}, timeout=LINGER, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (working, pump, *watch):
-            task.cancel()
-        await asyncio.wait({working, pump, *watch})
-        connection.abort()
-    error = None if pump.cancelled() else pump.exception()
-    if isinstance(error, spdy.SpdyError):
-        log.info("Client broke the protocol", error=str(error))
-    elif error is not None:
-        raise error

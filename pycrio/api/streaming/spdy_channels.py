@@ -77,8 +77,9 @@ class Gathering:
     async def channels(self, gone: asyncio.Event) -> Channels | None:
         """The channels when they are complete; None when the client left or took too long before."""
         leaving = asyncio.get_running_loop().create_task(gone.wait())
+        either: set[asyncio.Future[Any]] = {self._complete, leaving}
         try:
-            await asyncio.wait({self._complete, leaving}, timeout=CREATION_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=CREATION_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
         if not self._complete.done():

@@ -35,7 +35,7 @@ class Stream:
         self.granted = STREAM_WINDOW
         self.consumed = 0
         self.closed = False
-        self.was_reset = False
+        self.broken = False  # reset, by either side
 
     async def read(self) -> bytes:
         """The next bytes; b"" when the peer has ended its half or the stream."""
@@ -45,8 +45,10 @@ class Stream:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send; dropped when the stream was ended. ConnectionError when the peer has left."""
+        """Send; dropped after ``close``. ConnectionError when the peer has reset the stream or left."""
         await self._session.send(self, data)
+        if self.broken:
+            raise ConnectionResetError(f"the client has reset stream {self.ident}")
 
     async def close(self) -> None:
         """End our half."""
@@ -55,6 +57,10 @@ class Stream:
     async def reset(self, status: int = spdy.CANCEL) -> None:
         """End the stream abnormally."""
         await self._session.reset(self, status)
+
+    def drop(self) -> None:
+        """Whatever the peer has sent and will send is of no interest."""
+        self._session.drop(self)
 
 
 class Session:
@@ -108,7 +114,8 @@ class Session:
         elif isinstance(frame, spdy.SynStream):
             await self._opened(frame)
         elif isinstance(frame, spdy.Reset):
-            self._forget(frame.stream)
+            if (stream := self._forget(frame.stream)) is not None:
+                self.drop(stream)
         elif isinstance(frame, spdy.MoreHeaders):
             if frame.fin:
                 await self._ended(frame.stream)
@@ -150,14 +157,13 @@ class Session:
         stream.granted -= length
         if stream.granted < 0 or self._granted < 0:
             self._overrun = True
-        if self._finished:
-            await self._connection_took(length)
+        if kept := stream.inbox.feed(frame.data):
+            self._waiting += kept
         else:
-            stream.inbox.feed(frame.data)
-            self._waiting += length
+            await self._connection_took(length)
         if frame.fin:
             await self._ended(frame.stream)
-        while self._waiting > CONNECTION_WINDOW or (stream.inbox.size > STREAM_WINDOW and not self._finished):
+        while self._waiting > CONNECTION_WINDOW or stream.inbox.size > STREAM_WINDOW:
             self._room.clear()
             await self._room.wait()
 
@@ -168,12 +174,13 @@ class Session:
             if stream.closed:
                 del self._streams[ident]
 
-    def _forget(self, ident: int) -> None:
+    def _forget(self, ident: int) -> Stream | None:
         stream = self._streams.pop(ident, None)
         if stream is not None:
-            stream.closed = stream.was_reset = True
+            stream.closed = stream.broken = True
             stream.inbox.feed_end()
             self._more_credit.set()
+        return stream
 
     async def took(self, stream: Stream, length: int) -> None:
         """The session has taken bytes of a stream: grant as many anew."""
@@ -232,17 +239,18 @@ class Session:
         """End both halves of a stream."""
         if self._streams.get(stream.ident) is stream:
             self._forget(stream.ident)
-            self._drop(stream)
+            self.drop(stream)
             await self._send(spdy.Reset(stream.ident, status))
 
     def finish_reading(self) -> None:
         """Whatever the peer still sends is read and dropped, so that it never waits for us."""
         self._finished = True
         for stream in self._streams.values():
-            self._drop(stream)
+            self.drop(stream)
         self._room.set()
 
-    def _drop(self, stream: Stream) -> None:
+    def drop(self, stream: Stream) -> None:
+        """Forget what waits for a stream, and take in no more for it."""
         self._waiting -= stream.inbox.discard()
         self._room.set()
 

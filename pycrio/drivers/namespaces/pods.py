@@ -108,7 +108,7 @@ class Namespaces:
     async def connect(self, netns: str, port: int) -> int:
         """A descriptor connected to TCP ``localhost:port`` inside a net namespace ("": the host's)."""
         try:
-            fd = await offload("proc", ns.connect_in, netns, "localhost", port, self.settings.connect_timeout_ms)
+            fd = await offload("connect", ns.connect_in, netns, "localhost", port, self.settings.connect_timeout_ms)
         except NativeError as e:
             raise NetworkFailure(f"connection to port {port} failed: {e.strerror}") from e
         return fd.take()
