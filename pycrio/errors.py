@@ -82,6 +82,10 @@ class NetworkFailure(ExternalFailure):
     """A CNI plugin or the host port rules failed."""
 
 
+class PluginFailure(ExternalFailure):
+    """An NRI plugin refused or failed, or two of them contradict each other."""
+
+
 class StoreFailure(PycrioError):
     """The image or container store is damaged or refused a write."""
 
