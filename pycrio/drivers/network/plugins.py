@@ -147,7 +147,7 @@ class Plugins:
             try:
                 answer = await self.invoke(kind, b'{"cniVersion":"1.0.0"}', env, "this host", VERSION_TIMEOUT)
                 listed = answer.get("supportedVersions") if isinstance(answer, dict) else None
-                found = frozenset(v for v in listed or () if isinstance(v, str))
+                found = frozenset(v for v in listed if isinstance(v, str)) if isinstance(listed, list) else found
             except (NetworkFailure, Timeout) as e:
                 log.debug("CNI plugin does not tell its versions", plugin=path, error=str(e))
             self._versions = {k: v for k, v in self._versions.items() if k[0] != path} | {key: found}
