@@ -1,7 +1,7 @@
 """A small synchronous CRI client for tests, benchmarks and the demonstration.
 
-    cri = Cri("unix:///run/x/crio.sock")
-    cri.RunPodSandbox(config=...)          # keyword arguments are the request's fields
+cri = Cri("unix:///run/x/crio.sock")
+cri.RunPodSandbox(config=...)          # keyword arguments are the request's fields
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SERVICES = {
 
 
 class Cri:
-    """Every call of both services as a method; ``timeout`` in seconds is the deadline of each."""
+    """Every call of both services as a method. ``timeout`` in seconds is the deadline of each; a call's own
+    ``deadline`` goes before it (``timeout`` is a field of some requests)."""
 
     def __init__(self, endpoint: str, timeout: float = 60.0) -> None:
         self.timeout = timeout
@@ -45,8 +46,8 @@ class Cri:
         make = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         invoke = make(path, request_type.SerializeToString, response_type.FromString)
 
-        def call(request: Any = None, *, timeout: float | None = None, **fields: Any) -> Any:
-            return invoke(request if request is not None else request_type(**fields), timeout=timeout or self.timeout)
+        def call(request: Any = None, *, deadline: float | None = None, **fields: Any) -> Any:
+            return invoke(request if request is not None else request_type(**fields), timeout=deadline or self.timeout)
 
         self.__dict__[name] = call
         return call

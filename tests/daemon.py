@@ -150,6 +150,8 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             with self.client() as cri:
                 for item in cri.ListPodSandbox().items:
+                    for found in cri.ListContainers(filter={"pod_sandbox_id": item.id}).containers:
+                        cri.StopContainer(container_id=found.id, timeout=0)
                     cri.StopPodSandbox(pod_sandbox_id=item.id)
                     cri.RemovePodSandbox(pod_sandbox_id=item.id)
             self.stop()

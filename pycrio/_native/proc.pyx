@@ -6,6 +6,7 @@ Paths, arguments and environment are bytes. ``pycrio._native.run`` is the comfor
 
 import os as _os
 
+from libc.errno cimport ESRCH
 from libc.stdlib cimport free, malloc
 from pycrio._native.base cimport native_error
 from pycrio._native.c_common cimport pc_err
@@ -159,13 +160,15 @@ def signal_group(int pidfd, int pid, int sig):
 def start_time(int pid):
     """When the process started, in clock ticks after boot (proc_pid_stat(5), field 22): with the pid its identity.
 
-    Raises NativeError ESRCH when there is no such process.
+    0 when there is no such process (any more): pids are asked about that may end at any moment.
     """
     cdef pc_stat st
     cdef pc_err err
     cdef int r
     with nogil:
         r = pc_read_stat(pid, &st, &err)
+    if r == -ESRCH:
+        return 0
     if r < 0:
         raise native_error(&err)
     return st.start_time

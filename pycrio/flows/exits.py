@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
@@ -10,6 +11,7 @@ from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.event import Event, EventType
 from pycrio.model.pod import PodRecord
+from pycrio.model.security import NamespaceMode
 from pycrio.obs import log as obslog
 from pycrio.obs.metrics import metrics
 
@@ -56,6 +58,17 @@ def _infra_ended(node: Node, pod: PodRecord) -> None:
         log.warning("Init of pod sandbox ended, the sandbox is not ready any more", id=pod.id)
 
 
+async def kill_rest(node: Node, container: ContainerRecord) -> None:
+    """End what is left of a container whose first process has gone. With a pid namespace of its own the kernel has
+    done it; otherwise the processes are found by the cgroup."""
+    pod = node.pods.resolve(container.pod_id)
+    modes = container.config.security.namespaces or (pod.config.security.namespaces if pod is not None else None)
+    if modes is None or modes.pid is NamespaceMode.CONTAINER:
+        return
+    for pid in await node.host.cgroups.processes(container.cgroup_path):
+        node.host.processes.kill(pid, 0, signal.SIGKILL)
+
+
 async def _record(node: Node, container: ContainerRecord, report: ExitReport) -> None:
     if container.state is ContainerState.EXITED:
         return
@@ -78,6 +91,7 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
     node.events.publish(Event(EventType.STOPPED, container.pod_id, container.id, report.at))
     log.info("Container exited", id=container.id, code=report.exit_code, reason=ended.reason)
     try:
+        await kill_rest(node, container)
         await node.host.rootfs.unmount(container.id)
     except PycrioError as e:
         log.warning("Root file system of ended container stays mounted", id=container.id, error=str(e))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pycrio.model.mount import DeviceNode, OciMount
+from pycrio.model.security import IdMapping
 from pycrio.spec import mounts as mounts_part
 from pycrio.spec import resources as resources_part
 from pycrio.spec.process import ProcessParts, process
@@ -34,6 +35,8 @@ class Parts:
     seccomp: Mapping[str, Any] | None = None
     mount_label: str = ""
     rootfs_propagation: str = ""
+    uid_map: Sequence[IdMapping] = ()
+    gid_map: Sequence[IdMapping] = ()
 
 
 def build(parts: Parts) -> dict[str, Any]:
@@ -53,6 +56,9 @@ def build(parts: Parts) -> dict[str, Any]:
         ("mountLabel", parts.mount_label),
         ("rootfsPropagation", parts.rootfs_propagation),
         ("seccomp", parts.seccomp),
+        # Runtimes want to know the maps of a namespace that they join, too.
+        ("uidMappings", mounts_part.mappings(parts.uid_map)),
+        ("gidMappings", mounts_part.mappings(parts.gid_map)),
     ):
         if value:
             linux[key] = value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pycrio.errors import InvalidRequest
 from pycrio.model.mount import Mount, OciMount, Propagation
+from pycrio.model.security import IdMapping
 
 _PRIVATE_FILE = ("nodev", "nosuid", "noexec")
 
@@ -192,5 +193,10 @@ def document(mount: OciMount) -> dict[str, object]:
     }
     for key, maps in (("uidMappings", mount.uid_mappings), ("gidMappings", mount.gid_mappings)):
         if maps:
-            out[key] = [{"containerID": m.container_id, "hostID": m.host_id, "size": m.length} for m in maps]
+            out[key] = mappings(maps)
     return out
+
+
+def mappings(maps: Iterable[IdMapping]) -> list[dict[str, int]]:
+    """The OCI form of id maps."""
+    return [{"containerID": m.container_id, "hostID": m.host_id, "size": m.length} for m in maps]

@@ -72,6 +72,16 @@ def make_dir(path: str, mode: int = 0o700) -> None:
     os.chmod(path, mode)
 
 
+def let_through(path: str, top: str) -> None:
+    """Let everybody walk through a directory and its parents up to ``top``: whoever a user namespace maps its root to
+    must reach what is mounted below. What is in them stays unreadable."""
+    while path == top or path.startswith(top.rstrip("/") + "/"):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o111 != 0o111:
+            os.chmod(path, mode | 0o111)
+        path = os.path.dirname(path)
+
+
 def rename(source: str, target: str) -> None:
     """rename(2), tried again when another program put its bind mount over the store between the two look-ups."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pycrio._native.pools import offload
 from pycrio.drivers.layers import hold
-from pycrio.drivers.layers.files import make_dir, remove_tree
+from pycrio.drivers.layers.files import let_through, make_dir, remove_tree
 from pycrio.drivers.layers.index import VOLATILE, Index, View
 from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay, mapped_root
@@ -75,6 +75,9 @@ class Rootfs:
                     dirs = self._dirs(entry.id)
                     make_dir(dirs.run)
                     make_dir(dirs.persist)
+                    if entry.uid_map:
+                        let_through(f"{self._settings.home}/{layer.id}", self._settings.root)
+                        let_through(dirs.run, self._settings.run_root)
                     containers.put(_container(entry, layer), VOLATILE)
                     containers.save()
                 except BaseException:

@@ -216,8 +216,9 @@ class Monitors:
         return os.path.exists(os.path.join(persist_dir, "oom")) or os.path.exists(os.path.join(bundle, "oom"))
 
     async def forget_exit(self, container_id: str) -> None:
-        """Remove the exit file; absent is fine."""
-        await offload("proc", _unlink, os.path.join(self.settings.exits_dir, container_id))
+        """Remove the exit file, and the attach link that a killed monitor left; absent is fine."""
+        for directory in (self.settings.exits_dir, self.settings.attach_dir):
+            await offload("proc", _unlink, os.path.join(directory, container_id))
 
 
 _LEVELS = {"trace": "trace", "debug": "debug", "info": "info", "warn": "warn", "warning": "warn", "error": "error"}

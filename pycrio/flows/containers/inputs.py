@@ -68,6 +68,8 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         ),
         mount_label=labels.mount or pod.selinux_mount_label,
         rootfs_propagation=plan.rootfs_propagation,
+        uid_map=pod.uid_map,
+        gid_map=pod.gid_map,
     )
 
 

@@ -14,7 +14,6 @@ from pycrio.errors import PycrioError
 from pycrio.flows import exits
 from pycrio.flows.node_state import Live, Node
 from pycrio.model.container import ContainerRecord, ContainerState
-from pycrio.model.security import NamespaceMode
 from pycrio.obs import log as obslog
 
 log = obslog.get("container")
@@ -51,14 +50,14 @@ async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
         live.killing = True
         waited, pause = 0.0, FIRST_KILL_WAIT
         while not live.exited.is_set() and host.processes.kill(container.pid, container.pid_start_time, signal.SIGKILL):
-            await _kill_rest(node, container)
+            await exits.kill_rest(node, container)
             if await host.processes.wait_gone(container.pid, container.pid_start_time, pause):
                 break
             waited += pause
             pause = min(pause * 2, LAST_KILL_WAIT)
             if waited > UNINTERRUPTIBLE_AFTER:
                 log.warning("Container does not die; it may be in an uninterruptible sleep", id=container.id)
-        await _kill_rest(node, container)
+        await exits.kill_rest(node, container)
         await exits.settle(node, container.id)
     finally:
         for task in list(live.execs):
@@ -89,15 +88,6 @@ async def _thaw(node: Node, container: ContainerRecord) -> None:
         node.containers.put(replace(node.containers.get(container.id), paused=False))
     except PycrioError as e:
         log.warning("Container could not be thawed before its stop, going on", id=container.id, error=str(e))
-
-
-async def _kill_rest(node: Node, container: ContainerRecord) -> None:
-    """With a pid namespace of its own the kernel kills the rest; otherwise they are found by the cgroup."""
-    namespaces = container.config.security.namespaces
-    if namespaces is None or namespaces.pid is NamespaceMode.CONTAINER:
-        return
-    for pid in await node.host.cgroups.processes(container.cgroup_path):
-        node.host.processes.kill(pid, 0, signal.SIGKILL)
 
 
 def signal_number(name: str) -> int:

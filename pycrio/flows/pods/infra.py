@@ -92,5 +92,7 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             annotations={"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": pod.id},
             seccomp=host.security.seccomp(profile, False, handler),
             mount_label=pod.selinux_mount_label,
+            uid_map=pod.uid_map,
+            gid_map=pod.gid_map,
         )
     )

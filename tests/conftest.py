@@ -1,0 +1,3 @@
+"""Fixtures that every test may ask for: real registries."""
+
+pytest_plugins = ["tests.fixtures_registry"]

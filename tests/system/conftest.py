@@ -1,0 +1,108 @@
+"""System tests live in namespaces of their own, with a registry of their own, on daemons of their own."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.daemon import Daemon
+from tests.fixtures_registry import BUSYBOX, RunningRegistry, busybox_layer, push_image
+from tests.isolation import Isolation, short_directory
+from tests.system.node import Node, assert_nothing_new
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolation() -> Iterator[Isolation]:
+    """Private mount, network and cgroup namespaces for the whole session."""
+    with Isolation() as inside:
+        yield inside
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """References in the session's registry."""
+
+    busy: str
+    app: str
+    registry: RunningRegistry
+
+
+def system_layer() -> dict[str, bytes | str | None]:
+    """busybox with all its applets, and places for mounts."""
+    layer = busybox_layer()
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    layer.update({f"bin/{name}": "busybox" for name in applets if name != "busybox"})
+    layer.update(dict.fromkeys(("mnt", "run", "var", "srv")))
+    return layer
+
+
+@pytest.fixture(scope="session")
+def images(isolation: Isolation, docker_registry: RunningRegistry) -> Pushed:
+    """Images that every system test may use."""
+    push_image(docker_registry, "sys/busy:1", [system_layer()], docker=True)
+    config = {
+        "Entrypoint": ["echo", "entry"],
+        "Cmd": ["cmd"],
+        "Env": ["PATH=/bin", "FROM=image", "ONLY=image"],
+        "User": "user",
+        "WorkingDir": "/srv/work",
+        "StopSignal": "SIGUSR1",
+        "Volumes": {"/volume": {}},
+        "Labels": {"made": "here"},
+    }
+    push_image(docker_registry, "sys/app:1", [system_layer(), {"srv/app": b"app\n"}], config=config, compression="zstd")
+    return Pushed(f"{docker_registry.address}/sys/busy:1", f"{docker_registry.address}/sys/app:1", docker_registry)
+
+
+def make_node(images: Pushed, isolation: Isolation, **how: str) -> Node:
+    """A started daemon on scratch directories, its images pulled, everything used once: what is loaded or opened at
+    first use is not a leak of the first test."""
+    daemon = Daemon(short_directory(), **how)
+    daemon.insecure(images.registry.address)
+    daemon.start()
+    node = Node(daemon, isolation, images.busy)
+    for image in (images.busy, images.app):
+        node.cri.PullImage(image={"image": image})
+    pod = node.pod("warm-up")
+    node.run(pod, "true")
+    box = node.start(pod, "sleep", "1000")
+    node.exec(box, "true")
+    node.cri.ListContainerStats()
+    node.remove_pod(pod)
+    return node
+
+
+def end_node(node: Node) -> None:
+    """Stop everything; a daemon that cannot end by itself is an error."""
+    directory = pathlib.Path(node.dir)
+    try:
+        node.clear()
+        assert node.daemon.stop() == 0, node.daemon.log[-4000:]
+    finally:
+        node.cri.close()
+        node.daemon.clean()
+        assert not directory.exists()
+
+
+@pytest.fixture(scope="module")
+def node(images: Pushed, isolation: Isolation) -> Iterator[Node]:
+    """A running daemon, shared by the tests of a module."""
+    node = make_node(images, isolation)
+    yield node
+    end_node(node)
+
+
+@pytest.fixture
+def no_leaks(node: Node) -> Iterator[None]:
+    """Every pod that the test made is removed, and then all is as it was before."""
+    before = node.picture()
+    yield
+    known = before["files"]
+    for item in node.cri.ListPodSandbox().items:
+        if f"run/pycrio/state/pods/{item.id}.json" not in known:
+            node.remove_pod(item.id)
+    assert_nothing_new(node, before)
