@@ -12,7 +12,9 @@ from pycrio._native.base import NativeError
 from pycrio._native.run import run
 from pycrio.drivers.network.rules import V4, V6, Rule
 from pycrio.errors import NetworkFailure
+from pycrio.obs import log as obslog
 
+log = obslog.get("hostport")
 PORTS, PORT = "KUBE-HOSTPORTS", "KUBE-HP-"
 MASQS, MASQ = "CRIO-HOSTPORTS-MASQ", "CRIO-MASQ-"
 TIMEOUT = 60.0
@@ -115,7 +117,11 @@ class IPTables:
         self.rules = set()
         for family in (V4, V6):
             if in_use(family, tables):
-                self.rules.update((await self._dump(family)).rules(family))
+                try:
+                    self.rules.update((await self._dump(family)).rules(family))
+                except NetworkFailure as e:
+                    # A host without either is no reason to refuse pods that need no port.
+                    log.warning("Host port rules in iptables cannot be looked for, going on", error=str(e))
 
     async def probe(self, family: int) -> None:
         """NetworkFailure unless the programs are there and the kernel has the table and the matches."""

@@ -129,7 +129,8 @@ class NFTables:
         try:
             listed = json.loads(await nft("-j", "list", "tables"))
         except NetworkFailure as e:
-            log.debug("No nftables", error=str(e))
+            tell = log.debug if isinstance(e, Missing) else log.warning
+            tell("Host port rules in nftables cannot be looked for, going on", error=str(e))
             self.tables = None
             return
         tables = [item["table"] for item in listed["nftables"] if "table" in item]
