@@ -52,8 +52,8 @@ class Kernel:
 
     async def _nft(self, argv: list[str], script: str) -> Completed:
         if argv == ["-j", "list", "tables"]:
-            tables = [dict(zip(("family", "name"), t.split(), strict=True)) for t in self.tables]
-            return self._answer([{"table": t} for t in tables])
+            names = [dict(zip(("family", "name"), t.split(), strict=True)) for t in self.tables]
+            return self._answer([{"table": t} for t in names])
         if argv[:3] == ["-j", "list", "table"]:
             return self._answer(self._listed(" ".join(argv[3:])))
         assert argv == ["-f", "-"]
