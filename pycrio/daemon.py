@@ -81,6 +81,7 @@ class Daemon:
         await recover.recover(node)
         await markers.at_start(self.config, node)
         await recover.collect_garbage(node)
+        await parts.nri.open(node.plugins)
         metrics.default_runtime(parts.host.handlers.get("").name)
         streams = await self._streams(node)
         server = Server(
@@ -122,7 +123,7 @@ class Daemon:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _close(self, parts: wiring.Parts) -> None:
-        for end in (parts.network.close, parts.registry.close, parts.cgroups.close, parts.store.close):
+        for end in (parts.nri.close, parts.network.close, parts.registry.close, parts.cgroups.close, parts.store.close):
             try:
                 await end()
             except PycrioError as e:

@@ -29,6 +29,9 @@ from pycrio.drivers.network.cni import Network
 from pycrio.drivers.network.cni import Settings as NetworkSettings
 from pycrio.drivers.network.hostport import HostPorts
 from pycrio.drivers.network.hostport import Settings as HostPortSettings
+from pycrio.drivers.nri.nri import Nri
+from pycrio.drivers.nri.settings import Settings as NriSettings
+from pycrio.drivers.nri.settings import Validation
 from pycrio.drivers.registry.client import Registry
 from pycrio.drivers.registry.settings import Settings as RegistrySettings
 from pycrio.drivers.runtime.checkpoint import Checkpoints
@@ -55,6 +58,7 @@ class Parts:
     registry: Registry
     cgroups: Cgroups
     security: Security
+    nri: Nri
 
 
 def program(name: str) -> str:
@@ -108,6 +112,8 @@ async def build(config: Config, version: str) -> Parts:
         ),
         cgroups,
     )
+    devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()
+    nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation)
     host = Host(
         identity=Identity("cri-o", version),
         options=make_options(config),
@@ -126,13 +132,39 @@ async def build(config: Config, version: str) -> Parts:
         namespaces=Namespaces(NamespaceSettings(config.text("crio.runtime.namespaces_dir"))),
         cgroups=cgroups,
         security=security,
-        devices=Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))),
+        devices=devices,
         hooks=Hooks(HookSettings(config.texts("crio.runtime.hooks_dir"))),
         files=Files(),
-        mounts=Mounts(),
+        nri=nri,
+        mounts=mounts,
         processes=Processes(),
     )
-    return Parts(host, store, network, registry, cgroups, security)
+    return Parts(host, store, network, registry, cgroups, security, nri)
+
+
+def nri_settings(config: Config, version: str) -> NriSettings:
+    """Settings of the NRI driver; a timeout of 0 means the default."""
+    reject = "crio.nri.default_validator.nri_validator_reject_"
+    return NriSettings(
+        enabled=config.flag("crio.nri.enable_nri"),
+        listen=config.text("crio.nri.nri_listen"),
+        plugin_dir=config.text("crio.nri.nri_plugin_dir"),
+        config_dir=config.text("crio.nri.nri_plugin_config_dir"),
+        registration_timeout=config.seconds("crio.nri.nri_plugin_registration_timeout") or 5.0,
+        request_timeout=config.seconds("crio.nri.nri_plugin_request_timeout") or 2.0,
+        connections=not config.flag("crio.nri.nri_disable_connections"),
+        version=version,
+        validation=Validation(
+            enabled=config.flag("crio.nri.default_validator.nri_enable_default_validator"),
+            oci_hooks=config.flag(f"{reject}oci_hook_adjustment"),
+            runtime_default_seccomp=config.flag(f"{reject}runtime_default_seccomp_adjustment"),
+            unconfined_seccomp=config.flag(f"{reject}unconfined_seccomp_adjustment"),
+            custom_seccomp=config.flag(f"{reject}custom_seccomp_adjustment"),
+            namespaces=config.flag(f"{reject}namespace_adjustment"),
+            required=config.texts("crio.nri.default_validator.nri_validator_required_plugins"),
+            tolerate=config.text("crio.nri.default_validator.nri_validator_tolerate_missing_plugins_annotation"),
+        ),
+    )
 
 
 def registry_settings(config: Config) -> RegistrySettings:

@@ -85,6 +85,7 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
         reason=container.reason or reason,
     )
     node.containers.put(ended)
+    await node.plugins.stopped(ended)
     node.live(container.id).exited.set()
     if oom:
         metrics.container_oom(container.name)

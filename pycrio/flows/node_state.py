@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pycrio.errors import NotFound, WrongState
 from pycrio.flows.node.events import Bus
 from pycrio.flows.node.rates import Rates
+from pycrio.flows.plugins import Plugins
 from pycrio.flows.ports import Host
 from pycrio.flows.turn import Joined, Turns
 from pycrio.model.container import ContainerRecord, ContainerState
@@ -54,6 +55,7 @@ class Node:
         self.downloads = asyncio.Semaphore(DOWNLOADS)
         self.events = Bus()
         self.rates = Rates()
+        self.plugins = Plugins(self)
         self.unborn: set[str] = set()  # ids of containers between their monitor's start and their record
         self._live: dict[str, Live] = {}
 

@@ -15,7 +15,8 @@ from pycrio.model.container import ExecResult, ExitReport
 from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage, StoredImage, UnpackedLayer
 from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler, Identity
-from pycrio.model.pod import PortMapping
+from pycrio.model.nri import NriAnswer, NriContainer, NriEvent
+from pycrio.model.pod import PodRecord, PortMapping
 from pycrio.model.requests import (
     ContainerDirs,
     ExecRequest,
@@ -27,6 +28,7 @@ from pycrio.model.requests import (
     NetworkResult,
     StoreEntry,
 )
+from pycrio.model.resources import Resources
 from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
 from pycrio.model.stats import CgroupStats, FsUsage, InterfaceStats
 
@@ -378,6 +380,38 @@ class Hooks(Protocol):
         """Add the hooks that match to an OCI config in place."""
 
 
+class Nri(Protocol):
+    """Plugins of the Node Resource Interface (NRI v1alpha1). PluginFailure: one refused, failed or contradicts another.
+
+    A plugin that does not answer in its time is dropped, which is no failure.
+    """
+
+    def wanted(self, event: NriEvent) -> bool:
+        """True when a plugin is to be told: asked before anything is gathered for it."""
+
+    async def pod(
+        self,
+        event: NriEvent,
+        pod: PodRecord,
+        overhead: Resources | None = None,
+        resources: Resources | None = None,
+    ) -> None:
+        """Tell of a pod; the two limits go with UPDATE_POD."""
+
+    async def container(self, event: NriEvent, pod: PodRecord, container: NriContainer) -> None:
+        """Tell of a container; not for CREATE, UPDATE and STOP."""
+
+    async def create(self, pod: PodRecord, container: NriContainer, permitted: Callable[[str], bool]) -> NriAnswer:
+        """Ask about a container that is being made and apply what plugins adjust to its OCI config in place;
+        ``permitted`` tells whether an annotation may be set."""
+
+    async def update(self, pod: PodRecord, container: NriContainer, asked: Mapping[str, Any]) -> NriAnswer:
+        """Ask what a container's limits (OCI linux.resources) shall be."""
+
+    async def stop(self, pod: PodRecord, container: NriContainer) -> NriAnswer:
+        """Tell that a container has stopped."""
+
+
 class Files(Protocol):
     """Plain files of ours; paths inside a container's root are resolved from that root, never from the host's."""
 
@@ -549,6 +583,7 @@ class Host:
     security: Security
     devices: Devices
     hooks: Hooks
+    nri: Nri
     files: Files
     mounts: Mounts
     processes: Processes
@@ -578,6 +613,7 @@ __all__ = [
     "Network",
     "NetworkRequest",
     "NetworkResult",
+    "Nri",
     "Options",
     "Processes",
     "Registry",

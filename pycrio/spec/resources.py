@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from pycrio.errors import InvalidRequest
 from pycrio.model.mount import DeviceNode
-from pycrio.model.resources import Resources
+from pycrio.model.resources import HugepageLimit, Resources
 
 
 def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) -> dict[str, Any]:
@@ -51,6 +52,32 @@ def memory_limits(wanted: Resources) -> dict[str, int]:
     elif wanted.memory_swap_limit:
         out["swap"] = wanted.memory_swap_limit
     return out
+
+
+def wanted_of(document: Mapping[str, Any]) -> Resources:
+    """The way back: what a linux.resources object limits, as a request would have said it."""
+    cpu, memory = document.get("cpu") or {}, document.get("memory") or {}
+    limit, swap = memory.get("limit") or 0, memory.get("swap") or 0
+    return Resources(
+        cpu_period=cpu.get("period") or 0,
+        cpu_quota=cpu.get("quota") or 0,
+        cpu_shares=cpu.get("shares") or 0,
+        memory_limit=limit,
+        cpuset_cpus=cpu.get("cpus") or "",
+        cpuset_mems=cpu.get("mems") or "",
+        hugepages=tuple(HugepageLimit(p["pageSize"], p["limit"]) for p in document.get("hugepageLimits") or ()),
+        unified=dict(document.get("unified") or {}),
+        memory_swap_limit=0 if swap == limit else swap,
+    )
+
+
+def merge(old: Resources, new: Resources) -> Resources:
+    """New values above old ones; 0 and "" leave the old."""
+    changed = {f.name: getattr(new, f.name) for f in fields(Resources) if getattr(new, f.name)}
+    changed.pop("oom_score_adj", None)  # fixed at the start of the process
+    if "unified" in changed:
+        changed["unified"] = {**old.unified, **new.unified}
+    return replace(old, **changed)
 
 
 def device_rules(nodes: Iterable[DeviceNode], everything: bool) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pycrio.model.node import Identity
 from pycrio.model.pod import PodConfig, PodMetadata
 from pycrio.model.security import NamespaceMode, NamespaceOptions, PodSecurity
 from tests.fakes import images, processes, surroundings
+from tests.fakes.plugins import FakeNri
 from tests.fakes.script import Script
 
 PLAIN = PodSecurity(NamespaceOptions(pid=NamespaceMode.CONTAINER))
@@ -40,6 +41,7 @@ class FakeHost:
         self.cgroups = surroundings.FakeCgroups(script)
         self.files = surroundings.FakeFiles(script)
         self.mounts = surroundings.FakeMounts(script)
+        self.nri = FakeNri(script)
         self.files.files["/usr/libexec/pause"] = b"\x7fELF"
         base = Options(
             log_dir="/var/log/crio/pods",
@@ -67,6 +69,7 @@ class FakeHost:
             security=surroundings.FakeSecurity(),
             devices=surroundings.FakeDevices(),
             hooks=surroundings.FakeHooks(),
+            nri=self.nri,
             files=self.files,
             mounts=self.mounts,
             processes=processes.FakeProcesses(self.table),

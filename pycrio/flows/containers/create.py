@@ -4,7 +4,7 @@
 2. Find the image, check its signature policy again if configured.
 3. Root file system: read-write layer above the image, mounted.
 4. Who runs: user and groups against the image's files; volumes and mounts; devices.
-5. The OCI config, with hooks and CDI edits, into the bundle.
+5. The OCI config, with hooks, CDI edits and what NRI plugins adjust, into the bundle.
 6. The monitor, which has the runtime create the container.
 7. The record, and the event.
 """
@@ -33,7 +33,7 @@ from pycrio.model.pod import PodConfig, PodRecord
 from pycrio.obs import log as obslog
 from pycrio.obs import steps
 from pycrio.spec import users
-from pycrio.spec.build import build
+from pycrio.spec.build import Parts, build
 
 log = obslog.get("container")
 
@@ -117,6 +117,7 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
             node.containers.put(record)
             undo.release()
         node.unborn.discard(ident)
+    await node.plugins.created(record)
     node.events.publish(Event(EventType.CREATED, pod.id, ident, now()))
     log.info("Created container", id=ident, name=name, image=record.image_name)
     return ident
@@ -177,10 +178,18 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     if config.cdi_devices or any(k.startswith("cdi.k8s.io/") for k in config.annotations):
         host.devices.inject(document, inputs.cdi_names(config))
     host.hooks.apply(document, {**pod.config.annotations, **config.annotations}, bool(config.mounts))
+    record = await node.plugins.create(pod, _record(making, parts, plan, who), document, undo)
+    inputs.check_memory_floor(record.resources, making.handler.container_min_memory)
     inputs.adapt_to_host(node, document)
     content = json.dumps(document).encode("utf-8", "surrogateescape")
     await host.files.write(f"{making.dirs.run}/config.json", content, 0o600)
     await host.files.write(f"{making.dirs.persist}/config.json", content, 0o600)
+    score = document["process"].get("oomScoreAdj", 0)
+    return replace(record, resources=replace(record.resources, oom_score_adj=score))
+
+
+def _record(making: Making, parts: Parts, plan: MountPlan, who: users.ResolvedUser) -> ContainerRecord:
+    config, pod = making.config, making.pod
     return ContainerRecord(
         id=making.ident,
         name=making.name,
@@ -198,7 +207,7 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
         cgroup_path=parts.cgroup_path,
         user=who.user,
         stop_signal=config.stop_signal or making.image.config.stop_signal or "SIGTERM",
-        resources=replace(config.resources, oom_score_adj=parts.process.oom_score_adj or 0),
+        resources=config.resources,
         mounts=plan.reported,
         privileged=config.security.privileged,
     )

@@ -32,6 +32,7 @@ async def _remove(node: Node, container: ContainerRecord, deadline: float | None
     async with node.turns.of(("container", container.id)):
         if container.id not in node.containers:
             return
+        await node.plugins.removing(node.containers.get(container.id))
         await release(node, container)
         node.events.publish(Event(EventType.DELETED, container.pod_id, container.id, now()))
         node.containers.remove(container.id)

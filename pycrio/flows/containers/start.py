@@ -25,6 +25,7 @@ async def start(node: Node, ident: str) -> None:
         if container.state is not ContainerState.CREATED:
             raise WrongState(f"container {container.id} is not in created state: {container.state.name.lower()}")
         handler = node.host.handlers.get(container.handler)
+        await node.plugins.starting(container)
         with steps.flow("StartContainer", container.name), steps.step("start"):
             failure: PycrioError | None = None
             try:
@@ -32,7 +33,10 @@ async def start(node: Node, ident: str) -> None:
             except PycrioError as e:
                 failure = e
         if failure is None:
-            node.containers.put(replace(container, state=ContainerState.RUNNING, started_at=now()))
+            limits = node.containers.get(container.id).resources  # a plugin may have changed them meanwhile
+            container = replace(container, state=ContainerState.RUNNING, started_at=now(), resources=limits)
+            node.containers.put(container)
+            await node.plugins.started(container)
     if failure is not None:
         log.warning("Container did not start, removing it", id=container.id, error=str(failure))
         await remove_container.remove(node, container.id, None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 from pycrio.errors import InvalidRequest, WrongState
 from pycrio.flows.node_state import Node
+from pycrio.flows.plugins import set_limits
 from pycrio.model.container import ContainerRecord, ContainerState
 from pycrio.model.resources import Resources
-from pycrio.spec.resources import limits
+from pycrio.spec.resources import limits, wanted_of
 
 
 async def update(node: Node, ident: str, wanted: Resources) -> None:
@@ -19,21 +18,13 @@ async def update(node: Node, ident: str, wanted: Resources) -> None:
             raise WrongState(
                 f"container {container.id} is not running or created state: {container.state.name.lower()}"
             )
-        merged = merge(container.resources, wanted)
+        asked = limits(wanted, node.host.cgroups.controllers())
+        document = await node.plugins.update(container, asked)
+        if document is not asked:
+            wanted = wanted_of(document)
         await _check_memory(node, container, wanted)
-        document = limits(wanted, node.host.cgroups.controllers())
-        if document:
-            await node.host.runtime.update(node.host.handlers.get(container.handler), container.id, document)
-        node.containers.put(replace(container, resources=merged))
-
-
-def merge(old: Resources, new: Resources) -> Resources:
-    """New values above old ones; 0 and "" leave the old."""
-    changed = {f.name: getattr(new, f.name) for f in fields(Resources) if getattr(new, f.name)}
-    changed.pop("oom_score_adj", None)  # fixed at the start of the process
-    if "unified" in changed:
-        changed["unified"] = {**old.unified, **new.unified}
-    return replace(old, **changed)
+        await set_limits(node, container, document, wanted)
+        await node.plugins.updated(node.containers.get(ident))
 
 
 async def _check_memory(node: Node, container: ContainerRecord, wanted: Resources) -> None:

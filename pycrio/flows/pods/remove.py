@@ -37,6 +37,7 @@ async def _remove(node: Node, ident: str, deadline: float | None) -> None:
         pod = node.pods.resolve(ident)
         if pod is None:
             return
+        await node.plugins.remove_pod(pod)
         await node.host.namespaces.remove(list(pod.namespaces.values()))
         await node.host.cgroups.remove_pod(pod.cgroup_parent, ident)
         for mount in await node.host.mounts.below(pod.run_dir):

@@ -7,7 +7,7 @@
 5. Network: CNI, then host ports.
 6. The pod's cgroup.
 7. The pause process, only where containers share the pod's pid namespace.
-8. The record, and the events.
+8. Plugins are asked; then the record, and the events.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
                 undo.push("remove cgroup", host.cgroups.remove_pod, parent, ident)
                 if infra.needed(pod, host.options, handler):
                     pod = await infra.start(node, pod, undo)
+            await node.plugins.run_pod(pod, undo)
             node.pods.put(pod)
             undo.release()
     for kind in (EventType.CREATED, EventType.STARTED):

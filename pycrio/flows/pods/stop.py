@@ -2,9 +2,10 @@
 
 1. Mark it not ready, so that nothing new starts in it.
 2. Stop the containers, all at once, in the time that the request leaves.
-3. Close host ports and detach the network. A plugin's failure is reported, but stops nothing else.
-4. Stop the pause process.
-5. Unpin the namespaces and unmount shm.
+3. Tell NRI plugins, which may still want something of the namespaces.
+4. Close host ports and detach the network. A plugin's failure is reported, but stops nothing else.
+5. Stop the pause process.
+6. Unpin the namespaces and unmount shm.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ async def _stop(node: Node, ident: str, deadline: float | None) -> None:
         seconds = grace(deadline)
         living = [c for c in node.containers_of(ident) if c.state in (ContainerState.RUNNING, ContainerState.CREATED)]
         await asyncio.gather(*(stop_container.stop(node, c.id, seconds) for c in living))
+        await node.plugins.stop_pod(pod)
         failure = await _release(node, pod)
         if was_ready:
             node.events.publish(Event(EventType.STOPPED, ident, ident, now()))

@@ -12,7 +12,10 @@ async def update_resources(node: Node, ident: str, overhead: Resources | None, r
     """Record overhead and sum of the pod's resources; NotFound when the pod is absent."""
     async with node.turns.of(("pod", node.pods.get(ident).id)):
         pod = node.pods.get(ident)
+        await node.plugins.update_pod(pod, overhead, resources)
         config = replace(
             pod.config, overhead=overhead or pod.config.overhead, resources=resources or pod.config.resources
         )
-        node.pods.put(replace(pod, config=config))
+        pod = replace(node.pods.get(ident), config=config)
+        node.pods.put(pod)
+        await node.plugins.pod_updated(pod)
