@@ -5,14 +5,13 @@ from __future__ import annotations
 from pycrio.config import rules
 from pycrio.config.options.row import Row
 
-_LATER = "the Node Resource Interface"
 _V = "crio.nri.default_validator."
 
 
 def _reject(what: str, doc: str) -> Row:
     """A switch of the validator: all are alike."""
     name = f"nri_validator_reject_{what}_adjustment"
-    return Row(_V + name, "bool", False, doc, flags=("--" + name.replace("_", "-"),), later=_LATER)
+    return Row(_V + name, "bool", False, doc, flags=("--" + name.replace("_", "-"),))
 
 
 ROWS = (
@@ -22,8 +21,6 @@ ROWS = (
         True,
         "Let NRI plugins follow and adjust pods and containers.",
         flags=("--enable-nri",),
-        later=_LATER,
-        idle=False,
     ),
     Row(
         "crio.nri.nri_listen",
@@ -32,7 +29,6 @@ ROWS = (
         "Socket on which plugins register themselves.",
         flags=("--nri-listen",),
         rules=(rules.absolute,),
-        later=_LATER,
     ),
     Row(
         "crio.nri.nri_plugin_dir",
@@ -41,7 +37,6 @@ ROWS = (
         "Directory with plugins that are started with the daemon.",
         flags=("--nri-plugin-dir",),
         rules=(rules.absolute,),
-        later=_LATER,
     ),
     Row(
         "crio.nri.nri_plugin_config_dir",
@@ -50,25 +45,22 @@ ROWS = (
         "Directory with configurations for these plugins.",
         flags=("--nri-plugin-config-dir",),
         rules=(rules.absolute,),
-        later=_LATER,
     ),
     Row(
         "crio.nri.nri_plugin_registration_timeout",
         "duration",
         "5s",
-        "How long a started plugin may take to register.",
+        "How long a plugin may take to register, and to take in the state of the node.",
         flags=("--nri-plugin-registration-timeout",),
         rules=(rules.duration,),
-        later=_LATER,
     ),
     Row(
         "crio.nri.nri_plugin_request_timeout",
         "duration",
         "2s",
-        "How long a plugin may take to answer an event.",
+        "How long a plugin may take to answer an event; one that takes longer is dropped.",
         flags=("--nri-plugin-request-timeout",),
         rules=(rules.duration,),
-        later=_LATER,
     ),
     Row(
         "crio.nri.nri_disable_connections",
@@ -76,7 +68,6 @@ ROWS = (
         False,
         "Refuse plugins that were not started by the daemon.",
         flags=("--nri-disable-connections",),
-        later=_LATER,
     ),
     Row(
         _V + "nri_enable_default_validator",
@@ -84,7 +75,6 @@ ROWS = (
         False,
         "Check what plugins change with the built-in validator.",
         flags=("--nri-enable-default-validator",),
-        later=_LATER,
     ),
     _reject("oci_hook", "Refuse OCI hooks that plugins add."),
     _reject("runtime_default_seccomp", "Refuse changes of the runtime's default seccomp profile."),
@@ -97,7 +87,6 @@ ROWS = (
         (),
         "Plugins without which no container is made.",
         flags=("--nri-validator-required-plugins",),
-        later=_LATER,
     ),
     Row(
         _V + "nri_validator_tolerate_missing_plugins_annotation",
@@ -105,6 +94,5 @@ ROWS = (
         "",
         "Key of a pod annotation that lets a pod do without required plugins.",
         flags=("--nri-validator-tolerate-missing-plugins-annotation",),
-        later=_LATER,
     ),
 )
