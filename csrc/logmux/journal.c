@@ -18,6 +18,7 @@
 struct pc_journal {
         int fd;
         int failing;
+        bool hangs; /* did not read in time: until it does again nothing waits for it */
         bool no_partial_field;
         struct sockaddr_un addr;
         size_t mapped;
@@ -86,7 +87,7 @@ int pc_journal_open(const char *socket_path, const struct pc_journal_fields *fie
         _cleanup_fd_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (fd < 0)
                 return pc_fail_errno(reterr, "socket", socket_path);
-        /* A journal that hangs may delay the container by so much per batch, no more. */
+        /* A journal that hangs may delay the container by so much, once; after that it is tried without waiting. */
         struct timeval tv = {.tv_sec = 1};
         (void) setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
         struct pc_journal *j = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -142,8 +143,9 @@ static int send_batch(struct pc_journal *j, struct batch *b) {
         int lost = 0;
         unsigned at = 0;
         while (at < b->n) {
-                int r = sendmmsg(j->fd, b->msg + at, b->n - at, MSG_NOSIGNAL);
+                int r = sendmmsg(j->fd, b->msg + at, b->n - at, MSG_NOSIGNAL | (j->hangs ? MSG_DONTWAIT : 0));
                 if (r > 0) {
+                        j->hangs = false;
                         at += (unsigned) r;
                         continue;
                 }
@@ -154,6 +156,7 @@ static int send_batch(struct pc_journal *j, struct batch *b) {
                         code = -send_large(j, &b->msg[at].msg_hdr);
                 if (code)
                         lost = -code;
+                j->hangs = code == EAGAIN;
                 if (code == EAGAIN || code == ENOENT || code == ECONNREFUSED)
                         at = b->n; /* hangs or is not there: do not try each line */
                 else
