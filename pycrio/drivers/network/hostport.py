@@ -104,6 +104,9 @@ class HostPorts:
     async def _add(self, pod_id: str, pod_name: str, rules: Sequence[Rule]) -> None:
         await self._load()
         self._refuse(pod_id, pod_name, rules)
+        for rule in rules:
+            if rule.host_ip == "::1":
+                log.warning("Host port has no effect: packets with ::1 never leave a node", port=str(rule), id=pod_id)
         served: list[Rule] = []
         trouble: dict[int, str] = {}
         for family in (V4, V6):

@@ -20,7 +20,7 @@ MASQS, MASQ = "CRIO-HOSTPORTS-MASQ", "CRIO-MASQ-"
 TIMEOUT = 60.0
 WAIT = "30"
 _WORDS = {V4: "iptables", V6: "ip6tables"}
-_LISTS = {V4: "/proc/net/ip_tables_names", V6: "/proc/net/ip6_tables_names"}
+_LISTS = {V4: "/proc/thread-self/net/ip_tables_names", V6: "/proc/thread-self/net/ip6_tables_names"}
 _LOOPBACK = {V4: "127.0.0.0/8", V6: "::1/128"}
 _PROBE = {
     V4: Rule(V4, "tcp", "127.0.0.1", 1, "127.0.0.1", 1, "", "PROBE"),
@@ -177,18 +177,22 @@ def compose(family: int, dump: Dump, add: Sequence[Rule], drop: Sequence[Rule], 
         lines += [f":{PORT}{rule.chain} - [0:0]", f":{MASQ}{rule.chain} - [0:0]"]
         _write(rule, pod_name, ports, masqs, inner)
     # An address of its own goes before the port on every address, whoever came first.
-    old = [line for line in dump.chains.get(PORTS, ()) if _options(line).get("-j") not in gone]
+    old = [line for line in dump.chains.get(PORTS, ()) if _options(line).get("-j") not in {*gone, "RETURN"}]
     whole = sorted([*ports, *old], key=lambda line: not _restricted(line, dump, add))
     others = [
         line
         for line in dump.chains.get(MASQS, ())
         if _options(line).get("-j") not in gone and _LOOPBACK[family] not in line
     ]
+    if family == V6:
+        # The kernel lets no packet with ::1 leave the node: refused at once, clients try 127.0.0.1 next.
+        lines.append(f"-A {PORTS} -d {_LOOPBACK[V6]} -j RETURN")
     lines += [f"-A {PORTS} {line}" for line in whole]
     if not whole and not masqs and not others:
         return "\n".join(["*nat", *_vanish(dump), "COMMIT", ""])
-    local = f'-m comment --comment "SNAT for localhost access to hostports" -s {_LOOPBACK[family]} -j MASQUERADE'
-    lines += [f"-A {MASQS} {line}" for line in (*masqs, *others, local)]
+    if family == V4:
+        others.append(f'-m comment --comment "SNAT for localhost access to hostports" -s {_LOOPBACK[V4]} -j MASQUERADE')
+    lines += [f"-A {MASQS} {line}" for line in (*masqs, *others)]
     lines += inner
     if add:
         lines += _jumps(dump)

@@ -46,9 +46,11 @@ def layout(family: int) -> str:
     word = WORDS[family]
     address = "ipv4_addr" if family == V4 else "ipv6_addr"
     table = f"{word} {TABLE}"
-    loopback = "127.0.0.0/8" if family == V4 else "::1"
     # Translated already by these rules or others, and to nothing else than a new destination.
     dnat = "ct status & (dnat | snat) == dnat"
+    # The kernel lets no packet with ::1 leave the node, whatever its destination was translated to. Refused at once,
+    # clients of "localhost" try 127.0.0.1 next; translated, they would hang.
+    local = "" if family == V4 else "ip6 daddr != ::1 "
     to = f"dnat {word} addr . port to"
     lines = [
         f"add table {table}",
@@ -64,14 +66,15 @@ def layout(family: int) -> str:
         f"add rule {table} hostports {to} {word} daddr . meta l4proto . th dport map @hostipports",
         f"add rule {table} hostports {to} meta l4proto . th dport map @hostports",
         f"add rule {table} prerouting fib daddr type local goto hostports",
-        f"add rule {table} output fib daddr type local goto hostports",
+        f"add rule {table} output {local}fib daddr type local goto hostports",
         # A pod that reaches itself by its host port would answer itself directly: the address must be the host's.
         f"add rule {table} masquerading {dnat} {word} saddr . {word} daddr @hairpins masquerade",
-        f"add rule {table} masquerading {dnat} {word} saddr {loopback} masquerade",
     ]
     if family == V4:
+        loopback = "127.0.0.0/8"
         # Host ports on localhost need route_localnet, which alone would let pods reach what listens on 127.0.0.1.
         lines += [
+            f"add rule {table} masquerading {dnat} ip saddr {loopback} masquerade",
             f"add set {table} localnets {{ type ifname ; }}",
             f"add chain {table} localnet {{ type filter hook prerouting priority -300 ; }}",
             f"flush chain {table} localnet",
