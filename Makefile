@@ -77,7 +77,7 @@ dist-check: ## sdist, wheel from the sdist, import from the wheel
 house: ## what exceeds the house's signal sizes, largest first
 	@$(PYTHON) tests/test_house.py
 
-check: build lint types ctest test system ## everything that CI runs
+check: build lint types ctest test dist-check system ## everything that CI runs
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info pycrio/_native/*.so pycrio/_native/bin

@@ -1,0 +1,68 @@
+"""Does a wheel that was built from the sdist work? `make dist-check` builds both and calls this with their directory.
+
+The wheel is unpacked beside nothing of the checkout; dependencies come from the interpreter that runs this.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAMS = ("pycrio-monitor", "pycrio-nsexec", "pycrio-pause")
+PROBE = """
+import importlib, pkgutil, sys
+import pycrio
+assert "@DIR@" in pycrio.__file__, pycrio.__file__
+for module in pkgutil.walk_packages(pycrio.__path__, "pycrio."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from pycrio.wiring import program
+import os
+for name in @PROGRAMS@:
+    assert os.access(program(name), os.X_OK), name
+from pycrio.__main__ import main
+sys.exit(main(["version"]) or main(["config", "--default"]))
+"""
+
+
+def check(directory: pathlib.Path) -> None:
+    """Raise when something is missing from the sdist or does not work in the wheel."""
+    (sdist,) = directory.glob("*.tar.gz")
+    (wheel,) = directory.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        shipped = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")}
+    needed |= {str(p.relative_to(ROOT)) for p in (ROOT / "pycrio").rglob("*.py[xi]*") if p.suffix in {".pyx", ".pyi"}}
+    needed |= {str(p.relative_to(ROOT)) for p in (ROOT / "pycrio" / "_native").glob("*.pxd")}
+    missing = sorted(needed - shipped)
+    assert not missing, f"the sdist lacks {missing}"
+    with tempfile.TemporaryDirectory(prefix="pycrio-dist-") as scratch:
+        with zipfile.ZipFile(wheel) as archive:
+            for info in archive.infolist():
+                target = pathlib.Path(archive.extract(info, scratch))
+                if not info.is_dir():
+                    target.chmod((info.external_attr >> 16) & 0o777 or 0o644)
+        for name in PROGRAMS:
+            program = pathlib.Path(scratch, "pycrio", "_native", "bin", name)
+            assert program.stat().st_mode & 0o111, f"{name} is not executable in the wheel"
+        probe = PROBE.replace("@DIR@", scratch).replace("@PROGRAMS@", repr(PROGRAMS))
+        done = subprocess.run(
+            [sys.executable, "-c", probe],
+            cwd=scratch,
+            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": scratch},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        assert "[crio.runtime]" in done.stdout
+    print(f"{sdist.name} and {wheel.name}: complete, imports, programs and commands work")
+
+
+if __name__ == "__main__":
+    check(pathlib.Path(sys.argv[1]))
