@@ -69,18 +69,27 @@ async def kill_rest(node: Node, container: ContainerRecord) -> None:
         node.host.processes.kill(pid, 0, signal.SIGKILL)
 
 
+async def unstarted(node: Node, container_id: str) -> None:
+    """End a container that awaits its restore; it has no process whose end somebody could report."""
+    async with node.turns.of(("container", container_id)):
+        container = node.containers.resolve(container_id)
+        if container is not None and container.awaits_restore:
+            await _record(node, container, ExitReport(container_id, 128 + signal.SIGKILL, now()))
+
+
 async def _record(node: Node, container: ContainerRecord, report: ExitReport) -> None:
     if container.state is ContainerState.EXITED:
         return
     oom = report.oom_killed or node.host.monitors.oom_recorded(container.persist_dir, container.bundle)
     reason = "OOMKilled" if oom else "Completed" if report.exit_code == 0 else "Error"
+    # A container may end between the runtime's start and our note of it, and files have the time of the last tick.
+    at = max(report.at, container.created_at)
     ended = replace(
         container,
         state=ContainerState.EXITED,
         exit_code=report.exit_code,
-        finished_at=report.at,
-        # A container may end between the runtime's start and our note of it.
-        started_at=container.started_at or container.created_at,
+        finished_at=at,
+        started_at=min(container.started_at or container.created_at, at),
         oom_killed=oom,
         reason=container.reason or reason,
     )

@@ -58,21 +58,16 @@ def images(isolation: Isolation, docker_registry: RunningRegistry) -> Pushed:
     return Pushed(f"{docker_registry.address}/sys/busy:1", f"{docker_registry.address}/sys/app:1", docker_registry)
 
 
-def make_node(images: Pushed, isolation: Isolation, **how: str) -> Node:
-    """A started daemon on scratch directories, its images pulled, everything used once: what is loaded or opened at
-    first use is not a leak of the first test."""
+def make_node(images: Pushed, isolation: Isolation, *, drop_in: str = "", **how: str) -> Node:
+    """A started daemon on scratch directories with its images pulled; ``drop_in`` is further configuration."""
     daemon = Daemon(short_directory(), **how)
     daemon.insecure(images.registry.address)
+    pathlib.Path(daemon.dir, "conf.d", "10-test.conf").write_text(drop_in)
     daemon.start()
     node = Node(daemon, isolation, images.busy)
     for image in (images.busy, images.app):
         node.cri.PullImage(image={"image": image})
-    pod = node.pod("warm-up")
-    node.run(pod, "true")
-    box = node.start(pod, "sleep", "1000")
-    node.exec(box, "true")
-    node.cri.ListContainerStats()
-    node.remove_pod(pod)
+    node.warm_up()
     return node
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
+from pycrio.drivers.layers import hold
 from tests.cri import Cri
 from tests.cri import container as container_config
 from tests.cri import pod as pod_config
@@ -190,8 +192,6 @@ class Node:
 
     def spec(self, ident: str) -> Any:
         """The OCI config of a container, and its pid, from the verbose status."""
-        import json
-
         return json.loads(self.cri.ContainerStatus(container_id=ident, verbose=True).info["info"])
 
     def pid_of(self, ident: str) -> int:
@@ -203,6 +203,32 @@ class Node:
             self.cri.StopContainer(container_id=found.id, timeout=0)
         self.cri.StopPodSandbox(pod_sandbox_id=ident)
         self.cri.RemovePodSandbox(pod_sandbox_id=ident)
+
+    def warm_up(self) -> None:
+        """Use everything once: what is loaded or opened at its first use is not a leak of the first test."""
+        pod = self.pod()
+        self.run(pod, "true")
+        box = self.start(pod, "sleep", "1000")
+        self.exec(box, "true")
+        self.cri.ListContainerStats()
+        self.remove_pod(pod)
+
+    @contextlib.contextmanager
+    def configured(self, drop_in: str) -> Iterator[None]:
+        """Restart the daemon with more configuration, and in the end without it."""
+        path = pathlib.Path(self.dir, "conf.d", "50-test.conf")
+        path.write_text(drop_in)
+        self.restart()
+        try:
+            yield
+        finally:
+            path.unlink()
+            self.restart()
+            self.warm_up()
+
+    def restart(self) -> None:
+        assert self.daemon.stop() == 0, self.daemon.log[-4000:]
+        self.daemon.start()
 
     def clear(self) -> None:
         """Remove every pod."""
@@ -237,9 +263,14 @@ class Node:
                 for p in d.glob(pattern)
                 if p.suffix not in (".json", ".lock") or "state" in p.parts
             },
-            "layers": {p.name for p in d.glob("root/overlay/*") if p.name != "l"},
+            "layers": {p.name for p in d.glob("root/overlay/*")} - self._hold(),
             "descriptors": self._descriptors(),
         }
+
+    def _hold(self) -> set[str]:
+        """The layer by which a daemon keeps other programs from unmounting the store: each run makes its own."""
+        layers = json.loads(pathlib.Path(self.dir, "root/overlay-layers/layers.json").read_text())
+        return {layer["id"] for layer in layers if hold.NAME in layer.get("names", ())}
 
     def _processes(self) -> dict[int, str]:
         """Those below our directory; the registry and other daemons live in the same tree."""

@@ -15,6 +15,10 @@ from typing import Any
 from pycrio.drivers.security.profile import ARCHITECTURES, GO_NAMES, default_profile
 from pycrio.errors import InvalidRequest, NotFound
 
+ACTIONS = frozenset(
+    f"SCMP_ACT_{name}"
+    for name in ("ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP")
+)
 FIELDS = ("defaultAction", "defaultErrnoRet", "flags", "listenerPath", "listenerMetadata")
 RULE_FIELDS = ("names", "action", "errnoRet", "args")
 
@@ -56,12 +60,16 @@ def check(path: str, document: Any) -> None:
     """InvalidRequest unless the document has the form of a profile."""
     if not isinstance(document, dict) or not isinstance(document.get("defaultAction"), str):
         raise InvalidRequest(f"seccomp profile {path} has no defaultAction")
+    if document["defaultAction"] and document["defaultAction"] not in ACTIONS:
+        raise InvalidRequest(f"seccomp profile {path}: there is no action {document['defaultAction']!r}")
     rules = document.get("syscalls") or []
     if not isinstance(rules, list):
         raise InvalidRequest(f"seccomp profile {path}: syscalls is not a list")
     for number, rule in enumerate(rules):
         if not isinstance(rule, dict) or not isinstance(rule.get("action"), str):
             raise InvalidRequest(f"seccomp profile {path}: rule {number} has no action")
+        if rule["action"] not in ACTIONS:
+            raise InvalidRequest(f"seccomp profile {path}: rule {number}: there is no action {rule['action']!r}")
         if not rule.get("names") and not rule.get("name"):
             raise InvalidRequest(f"seccomp profile {path}: rule {number} names no system call")
 
