@@ -195,7 +195,7 @@ def _delivered(send: Callable[[], None]) -> bool:
     return True
 
 
-async def _settled(future: asyncio.Future[T]) -> tuple[T, asyncio.CancelledError | None]:
+async def settled(future: asyncio.Future[T]) -> tuple[T, asyncio.CancelledError | None]:
     """Wait for the future whatever happens to us; its result, and the cancellation that came meanwhile.
 
     Futures only: a task would be cancelled beside us when the loop is torn down.
@@ -246,7 +246,7 @@ async def run(
             cgroup_procs=cgroup_procs,
             oom_score_adj=oom_score_adj,
         )
-        child, cancelled = await _settled(starting)
+        child, cancelled = await settled(starting)
         return await _supervise(loop, child, pipes, cancelled, timeout, kill_group)
     finally:
         pipes.close()
@@ -284,7 +284,7 @@ async def _supervise(
             except asyncio.CancelledError as error:
                 cancelled = error
         kill()
-        await _settled(ended)
+        await settled(ended)
         raise cancelled
     finally:
         if alarm is not None:

@@ -7,9 +7,13 @@ import contextlib
 import select
 import socket
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 CHUNK = 64 << 10
+PROBE = 10.0
+"""Seconds between looks after a client whose bytes nobody takes at the moment. Its FIN may wait behind bytes for which
+there is no room; only an answer to something that we send (a reset) then tells that it has left."""
 
 
 class Link(Protocol):
@@ -34,6 +38,7 @@ class Connection:
         self._idle = idle
         self._early = early
         self._turn = asyncio.Lock()
+        self._ended = False
         self._last = asyncio.get_running_loop().time()
 
     def touch(self) -> None:
@@ -53,7 +58,7 @@ class Connection:
     async def write(self, *parts: bytes) -> None:
         """See ``Link``. The parts of one call stay together; calls take turns in their order."""
         async with self._turn:
-            if self._writer.is_closing():
+            if self._ended or self._writer.is_closing():
                 raise ConnectionResetError("the client has left")
             self._writer.writelines(parts)
             try:
@@ -93,6 +98,7 @@ class Connection:
 
     async def end_writing(self) -> None:
         """Tell the peer that nothing more comes. TLS has no half-closed connections: it is closed there."""
+        self._ended = True
         with contextlib.suppress(OSError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()
@@ -102,6 +108,28 @@ class Connection:
     def abort(self) -> None:
         """Drop the connection and what was not sent yet."""
         self._writer.transport.abort()
+
+
+class Room:
+    """Where a receiver waits until the session has taken what came before."""
+
+    def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
+        self._probe = probe
+        self._made = asyncio.Event()
+
+    def made(self) -> None:
+        """Something was taken."""
+        self._made.set()
+
+    async def wait(self) -> None:
+        """Return when something was taken; the peer is probed meanwhile."""
+        self._made.clear()
+        while True:
+            try:
+                await asyncio.wait_for(self._made.wait(), PROBE)
+                return
+            except (asyncio.TimeoutError, TimeoutError):
+                await self._probe()
 
 
 class Inbox:

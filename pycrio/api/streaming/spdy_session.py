@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from pycrio.api.streaming import spdy
-from pycrio.api.streaming.link import Inbox, Link
+from pycrio.api.streaming.link import Inbox, Link, Room
 
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 4 << 20
@@ -74,13 +74,14 @@ class Session:
         self._streams: dict[int, Stream] = {}
         self._last = 0
         self._waiting = 0  # bytes in all inboxes
-        self._room = asyncio.Event()
+        self._room = Room(self._probe)
         self._windows = False  # the peer speaks of windows
         self._credit = DEFAULT_WINDOW
         self._more_credit = asyncio.Event()
         self.peer_window = DEFAULT_WINDOW
         self._granted = CONNECTION_WINDOW
         self._consumed = 0
+        self._pings = 0
         self._overrun = False  # the peer does not mind our windows
         self._finished = False
 
@@ -120,7 +121,7 @@ class Session:
             if frame.fin:
                 await self._ended(frame.stream)
         elif isinstance(frame, spdy.Ping):
-            if frame.ident & 1:  # theirs; an even one would answer ours, and we send none
+            if frame.ident & 1:  # theirs; an even one answers ours
                 await self._send(frame)
         elif isinstance(frame, spdy.Settings):
             for ident, value in frame.values:
@@ -164,8 +165,11 @@ class Session:
         if frame.fin:
             await self._ended(frame.stream)
         while self._waiting > CONNECTION_WINDOW or stream.inbox.size > STREAM_WINDOW:
-            self._room.clear()
             await self._room.wait()
+
+    async def _probe(self) -> None:
+        self._pings += 2
+        await self._send(spdy.Ping(self._pings & 0xFFFFFFFE))
 
     async def _ended(self, ident: int) -> None:
         stream = self._streams.get(ident)
@@ -185,7 +189,7 @@ class Session:
     async def took(self, stream: Stream, length: int) -> None:
         """The session has taken bytes of a stream: grant as many anew."""
         self._waiting -= length
-        self._room.set()
+        self._room.made()
         stream.consumed += length
         if stream.consumed >= STREAM_WINDOW // 2 and not self._overrun and not stream.inbox.ended:
             delta, stream.consumed = stream.consumed, 0
@@ -247,12 +251,12 @@ class Session:
         self._finished = True
         for stream in self._streams.values():
             self.drop(stream)
-        self._room.set()
+        self._room.made()
 
     def drop(self, stream: Stream) -> None:
         """Forget what waits for a stream, and take in no more for it."""
         self._waiting -= stream.inbox.discard()
-        self._room.set()
+        self._room.made()
 
     def _new_window(self, size: int) -> None:
         self._windows = True

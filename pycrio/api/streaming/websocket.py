@@ -5,14 +5,13 @@ Framing is wsproto's. The ``base64`` protocols carry text messages: a digit and 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pycrio.api.streaming.http import Refused, Request
-from pycrio.api.streaming.link import Connection, Inbox
+from pycrio.api.streaming.link import Connection, Inbox, Room
 
 if TYPE_CHECKING:
     from wsproto.connection import Connection as Framing
@@ -88,7 +87,7 @@ class WebSocket:
         self._closes = protocol.startswith("v5.")
         self._inboxes = {number: Inbox() for number in ((0,) if readable is None else readable)}
         self._demux = _Demux(self._text) if readable is not None else None
-        self._room = asyncio.Event()
+        self._room = Room(self._probe)
         self._finished = False
         self._closing = False
 
@@ -147,13 +146,17 @@ class WebSocket:
                 continue
             inbox.feed(piece)
             while inbox.size > ROOM and not self._finished:
-                self._room.clear()
                 await self._room.wait()
+
+    async def _probe(self) -> None:
+        from wsproto.events import Ping
+
+        await self._send(Ping())
 
     async def take(self, channel: int) -> bytes:
         """The next bytes of a channel; b"" at its end."""
         data = await self._inboxes[channel].take()
-        self._room.set()
+        self._room.made()
         return data
 
     def finish_reading(self) -> None:
@@ -161,7 +164,7 @@ class WebSocket:
         self._finished = True
         for inbox in self._inboxes.values():
             inbox.discard()
-        self._room.set()
+        self._room.made()
 
     # --- sending
 

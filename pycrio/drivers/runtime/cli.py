@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pycrio._native import proc
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
 from pycrio._native.run import Completed, run
@@ -223,21 +222,20 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL to a process and its descendants. They are stopped first, so that none forks out of the list."""
-    if pid <= 0:
-        return
+def kill_tree(*pids: int) -> None:
+    """SIGKILL to processes (0: none) and their descendants. All are stopped first, so that none forks out of the
+    list."""
+    roots = [pid for pid in pids if pid > 0]
     seen: set[int] = set()
-    while fresh := [p for p in tree(pid) if p not in seen]:
-        seen |= set(fresh)
+    while fresh := {p for root in roots for p in tree(root)} - seen:
+        seen |= fresh
         _send(fresh, signal.SIGSTOP)
     _send(sorted(seen), signal.SIGKILL)
 
 
 def _send(pids: Iterable[int], number: int) -> None:
     for pid in pids:
-        if proc.start_time(pid):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

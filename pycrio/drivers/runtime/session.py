@@ -10,8 +10,8 @@ import struct
 import termios
 from collections.abc import Callable, Sequence
 
-from pycrio._native.pools import offload
-from pycrio._native.run import Child, spawn
+from pycrio._native.pools import offload, submit
+from pycrio._native.run import Child, settled, spawn
 
 
 class Session:
@@ -48,7 +48,8 @@ class Session:
         from pycrio.drivers.runtime.cli import kill_tree  # the two modules need each other
 
         if self._child.poll() is None:
-            await offload("proc", kill_tree, self._pid())
+            # Until the runtime has written down its process, that one is found as the runtime's child only.
+            await offload("proc", kill_tree, self._child.pid, self._pid())
             self._child.kill_group()
             await self._child.wait()
         for fd in (self.stdin_fd, self.stdout_fd, self.stderr_fd, self.pty_fd):
@@ -61,7 +62,10 @@ class Session:
 async def start_session(
     command: list[str], *, tty: bool, stdin: bool, on_close: Callable[[], None], pid: Callable[[], int]
 ) -> Session:
-    """Start ``command`` with pipes, or with one pseudo terminal. Raises NativeError when it cannot be executed."""
+    """Start ``command`` with pipes, or with one pseudo terminal. Raises NativeError when it cannot be executed.
+
+    When the caller is cancelled meanwhile, the command is killed and reaped first.
+    """
     opened: list[int] = []
     try:
         if tty:
@@ -76,14 +80,18 @@ async def start_session(
                 opened += [read, write]
                 theirs[number], mine[number] = (read, write) if number == 0 else (write, read)
             ours = (mine[0], mine[1], mine[2], -1)
-        child = await offload("proc", _start, command, theirs)
+        child, cancelled = await settled(submit("proc", _start, command, theirs))
     except BaseException:
         for fd in opened:
             os.close(fd)
         raise
     for fd in dict.fromkeys(theirs.values()):
         os.close(fd)
-    return Session(child, ours, on_close, pid)
+    session = Session(child, ours, on_close, pid)
+    if cancelled is not None:
+        await settled(asyncio.ensure_future(session.close()))
+        raise cancelled
+    return session
 
 
 def _start(command: list[str], fds: dict[int, int]) -> Child:
