@@ -137,7 +137,7 @@ class Network:
         """A record of what could not be undone stays, for ``delete`` and ``gc`` to try again."""
         try:
             await self._detach(network, attachment, None)
-            self._cache.drop(network.name, attachment.container_id, attachment.ifname)
+            await self._drop(network, attachment)
         except PycrioError as e:
             log.warning("Half-made attachment not undone", id=attachment.container_id, error=str(e))
 
@@ -176,7 +176,9 @@ class Network:
     async def _release(self, entry: Entry, netns: str) -> None:
         attachment = replace(entry.attachment, netns=netns)
         await self._detach(entry.network, attachment, entry.result)
-        self._cache.drop(entry.network.name, attachment.container_id, attachment.ifname)
+
+    async def _drop(self, network: NetworkConf, attachment: Attachment) -> None:
+        await offload("store", self._cache.drop, network.name, attachment.container_id, attachment.ifname)
 
     async def _detach(self, network: NetworkConf, attachment: Attachment, result: object) -> None:
         """DEL in reverse order; every plugin has its turn, the first failure is raised."""
@@ -224,6 +226,7 @@ class Network:
             log.info("Releasing the network of a pod sandbox that is gone", id=pod_id, network=entry.network.name)
             try:
                 await self._release(entry, entry.attachment.netns)
+                await self._drop(entry.network, entry.attachment)
             except PycrioError as e:
                 log.warning("Attachment not released, going on", id=pod_id, error=str(e))
 

@@ -125,10 +125,12 @@ class NFTables:
         self.rules: set[Rule] = set()
         self.localnets: set[str] = set()
         self.tables: frozenset[tuple[str, str]] | None = None
+        self._laid: set[int] = set()
 
     async def load(self) -> None:
         """Read what is there now; nothing without the program."""
         self.rules, self.localnets = set(), set()
+        self._laid.clear()
         try:
             listed = json.loads(await nft("-j", "list", "tables"))
         except NetworkFailure as e:
@@ -152,12 +154,17 @@ class NFTables:
         left = {r for r in self.rules.difference(drop) if r.family == family}
         if add or left:
             # An address may have a new owner already, whose hairpin it is then.
-            script = layout(family) if add else ""
+            # Writing rules anew makes the kernel wait for every CPU, which takes longer than all the rest.
+            script = layout(family) if add and family not in self._laid else ""
             script += removals(drop, frozenset(r.pod_ip for r in left)) + elements(add)
             script += "".join(f"add element ip {TABLE} localnets {{ {json.dumps(name)} }}\n" for name in localnets)
         else:
             script = f"delete table {WORDS[family]} {TABLE}\n"
         await nft("-f", "-", stdin=script)
+        if add:
+            self._laid.add(family)
+        elif not left:
+            self._laid.discard(family)
         self.rules.difference_update(drop)
         self.rules.update(add)
         self.localnets.update(localnets)
@@ -174,6 +181,7 @@ class NFTables:
             known = elements(r for r in self.rules if r.family == family)
             await nft("-f", "-", stdin=f"add {table}\ndelete {table}\n{layout(family)}{known}")
             log.warning("Host port table had another layout, made anew", family=WORDS[family], error=str(e))
+        self._laid.add(family)
 
 
 def parse_localnets(document: Any) -> list[str]:
