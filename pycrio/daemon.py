@@ -14,6 +14,7 @@ from typing import Any
 
 from pycrio import wiring
 from pycrio._native import pools
+from pycrio._native.base import bound_malloc
 from pycrio._native.front import Front
 from pycrio.api.http import Pages
 from pycrio.api.image import ImageService
@@ -35,6 +36,8 @@ from pycrio.obs.metrics import metrics
 
 log = obslog.get("daemon")
 GRACE = 10.0
+ARENAS = 2
+TRIM_THRESHOLD = 128 << 10
 
 
 class Daemon:
@@ -258,6 +261,8 @@ def _dump_stacks() -> None:
 
 def run(config: Config) -> int:
     """Serve until a signal ends it; the exit code."""
+    # A pull passes tens of megabytes through the threads' heaps; without bounds glibc would keep them for ever.
+    bound_malloc(ARENAS, TRIM_THRESHOLD)
     try:
         return asyncio.run(Daemon(config).run())
     except ConfigError as e:

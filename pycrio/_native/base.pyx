@@ -96,3 +96,28 @@ class Fd:
 
     def __repr__(self):
         return f"<Fd {self._fd}>" if self._fd >= 0 else "<Fd closed>"
+
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #if defined(__GLIBC__)
+    #include <malloc.h>
+    static int pc_bound_malloc(int arenas, int trim) {
+        return mallopt(M_ARENA_MAX, arenas) && mallopt(M_TRIM_THRESHOLD, trim);
+    }
+    #else
+    static int pc_bound_malloc(int arenas, int trim) {
+        (void) arenas;
+        (void) trim;
+        return 0;
+    }
+    #endif
+    """
+    int pc_bound_malloc(int arenas, int trim) nogil
+
+
+def bound_malloc(int arenas, int trim):
+    """Keep the C library's allocator small (mallopt(3)): at most ``arenas`` heaps for all threads, and more than
+    ``trim`` free bytes at the top of one go back to the kernel. False where the C library has no such knobs."""
+    return bool(pc_bound_malloc(arenas, trim))
