@@ -147,9 +147,11 @@ class Hub:
 
     async def close(self) -> None:
         """Tell every plugin that the runtime ends, and part from it."""
-        for plugin in list(self._joining):
+        here, joining = list(self.plugins), list(self._joining)
+        for plugin in joining:
             plugin.link.close("the runtime ends")
-        await asyncio.gather(*(p.shut_down() for p in self.plugins))
+        await asyncio.gather(*(p.shut_down() for p in here))
+        await asyncio.gather(*(p.link.wait_closed() for p in (*here, *joining)))
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ class Hub:
             *(p.ask(NriEvent.VALIDATE, request, pb.ValidateContainerAdjustmentResponse) for p in validators)
         )
         for plugin, verdict in zip(validators, answers, strict=True):
-            if verdict is None and not plugin.alive:
+            if verdict is None and not plugin.alive and not plugin.implied:
                 raise PluginFailure(f"NRI validator {plugin.title} did not answer")
             if verdict is not None and verdict.reject:
                 raise PluginFailure(

@@ -34,12 +34,15 @@ class LinkLost(Exception):
 
 class Link(asyncio.Protocol):
     """One connection. ``serve(service, method, payload)`` answers the plugin's calls; a CallError that it raises is the
-    answer's status. At most sixteen of them run at a time, further ones are refused."""
+    answer's status. At most sixteen of them run at a time, further ones are refused. ``accepted``: there is a
+    connection already, of which asyncio will tell."""
 
-    def __init__(self, serve: Service) -> None:
+    def __init__(self, serve: Service, *, accepted: bool) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.peer_pid = 0
         self._serve = serve
+        self._accepted = accepted
+        self._ended = asyncio.Event()
         self._parser = frames.Demultiplexer()
         self._transport: asyncio.Transport | None = None
         self._next = 1
@@ -85,6 +88,11 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    async def wait_closed(self) -> None:
+        """After ``close``: wait until the descriptor is closed too."""
+        if self._accepted or self._transport is not None:
+            await self._ended.wait()
+
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,11 +100,15 @@ class Link(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         sock = transport.get_extra_info("socket")
+        if self.closed.done():
+            transport.abort()
+            return
         self.peer_pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self.close("connection closed by the plugin" if exc is None else f"connection lost: {exc}")
+        self._ended.set()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""

@@ -200,12 +200,11 @@ class Creation:
             target.extend(asked)
 
     def _hooks(self, plugin: str, asked: pb.Hooks) -> None:
-        found = False
-        for stage in _HOOKS:
+        stages = [stage for stage in _HOOKS if getattr(asked, stage)]
+        for stage in stages:
             for target in (self.request.container.hooks, self.adjust.hooks):
                 getattr(target, stage).extend(getattr(asked, stage))
-            found = found or bool(getattr(asked, stage))
-        if found:
+        if stages:
             self.owners.share(self._id, pb.OciHooks, plugin)
 
     def _scalars(self, plugin: str, asked: pb.LinuxContainerAdjustment) -> None:

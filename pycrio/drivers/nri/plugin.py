@@ -83,14 +83,14 @@ class Plugin:
         identity: tuple[str, str] | None = None,
         config: str = "",
     ) -> None:
-        self.link = Link(self._serve)
+        self.link = Link(self._serve, accepted=identity is None)
         self.index, self.name = identity or ("", "")
         self.events = 0
         self._settings = settings
         self._update = update
         self._launched = identity is not None
         self._config = config
-        self._implied = False
+        self.implied = False  # subscribed to everything by naming nothing
         self._old: set[NriEvent] = set()
         self._registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -137,7 +137,7 @@ class Plugin:
             if isinstance(e, PluginFailure):
                 raise
             raise PluginFailure(f"NRI plugin {self.title} cannot be configured: {e}") from e
-        self._implied = not answer.events
+        self.implied = not answer.events
         self.events = answer.events or ALL_EVENTS
 
     async def synchronize(
@@ -177,7 +177,7 @@ class Plugin:
             try:
                 return await self._call(METHODS[event], request, answer, self._settings.request_timeout)
             except CallError as e:
-                if e.code != UNIMPLEMENTED or not (event in _BY_STATE_CHANGE or self._implied):
+                if e.code != UNIMPLEMENTED or not (event in _BY_STATE_CHANGE or self.implied):
                     raise
             if event not in _BY_STATE_CHANGE:
                 self.events &= ~(1 << (event.value - 1))
