@@ -18,10 +18,9 @@ JITTER = 1.0
 
 
 async def watch_monitors(node: Node) -> None:
-    """Look every ten seconds, since a monitor that is killed tells nobody; until cancelled."""
+    """Look now and every ten seconds, since a monitor that is killed tells nobody; until cancelled."""
     reported: set[str] = set()
     while True:
-        await asyncio.sleep(PERIOD + random.random() * JITTER)
         for container in node.containers:
             if container.state in (ContainerState.RUNNING, ContainerState.CREATED):
                 try:
@@ -29,6 +28,7 @@ async def watch_monitors(node: Node) -> None:
                 except PycrioError as e:
                     log.warning("Container could not be looked after, going on", id=container.id, error=str(e))
         reported &= {c.id for c in node.containers}
+        await asyncio.sleep(PERIOD + random.random() * JITTER)
 
 
 async def _look(node: Node, container: ContainerRecord, reported: set[str]) -> None:
