@@ -79,6 +79,7 @@ class Hub:
         self._turn = asyncio.Lock()
         self._joining: set[Plugin] = set()
         self._synchronizing = 0
+        self._closing = False
         self._count()
 
     def wanted(self, event: NriEvent) -> bool:
@@ -97,6 +98,9 @@ class Hub:
 
     async def join(self, plugin: Plugin) -> bool:
         """Take a connected plugin in; False, and it is closed, when it is not fit."""
+        if self._closing:
+            plugin.link.close("the runtime ends")
+            return False
         if len(self._joining) >= _AT_ONCE:
             plugin.link.close("too many plugins join at a time")
             log.error("NRI plugin not taken in: too many join at a time")
@@ -147,6 +151,7 @@ class Hub:
 
     async def close(self) -> None:
         """Tell every plugin that the runtime ends, and part from it."""
+        self._closing = True
         here, joining = list(self.plugins), list(self._joining)
         for plugin in joining:
             plugin.link.close("the runtime ends")

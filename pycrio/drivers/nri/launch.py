@@ -79,7 +79,7 @@ def _config(directory: str, *names: str) -> str:
 
 async def launch(hub: Hub, installed: Installed, settled: asyncio.Event) -> None:
     """Start a plugin and see to it until it ends; it is not started again. ``settled`` is set once it has joined or has
-    failed to. Cancelled: it is ended."""
+    failed to. Ends with the plugin's connection, and ends the plugin then."""
     try:
         await _launch(hub, installed, settled)
     finally:

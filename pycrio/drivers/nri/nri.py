@@ -64,8 +64,7 @@ class Nri:
                 os.unlink(self.settings.listen)
         if self._hub is not None:
             await self._hub.close()
-        for task in self._tasks:
-            task.cancel()
+        # Not cancelled: each has nothing left to wait for but the end of the plugin that it started.
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _loaded(self) -> Hub:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
+import runpy
 import struct
 
 import pytest
@@ -97,3 +99,18 @@ def test_limits() -> None:
         Demultiplexer().feed(struct.pack(">II", 1, frames.MAX_DATA + 11))
     with pytest.raises(FramingError, match="message of"):
         Demultiplexer().feed(struct.pack(">IIIIBB", 1, 10, frames.MAX_DATA + 1, 1, 1, 0))
+
+
+def test_the_generated_modules_are_in_step(tmp_path: pathlib.Path) -> None:
+    """``make proto`` would change nothing (the compiler's own version may differ)."""
+    script = runpy.run_path(str(pathlib.Path(__file__).resolve().parents[4] / "protos" / "generate.py"))
+    script["generate"](tmp_path, *script["NRI"])
+    for name in ("nri", "ttrpc"):
+        for directory in (tmp_path, script["NRI_PRIVATE"]):
+            assert (directory / f"{name}_pb2.py").exists()
+        fresh, kept = (
+            [line for line in (d / f"{name}_pb2.py").read_bytes().splitlines() if line.startswith(b"DESCRIPTOR = ")]
+            for d in (tmp_path, script["NRI_PRIVATE"])
+        )
+        assert fresh == kept != []
+        assert (tmp_path / f"{name}_pb2.pyi").read_text() == (script["NRI_PRIVATE"] / f"{name}_pb2.pyi").read_text()
