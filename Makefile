@@ -64,8 +64,9 @@ fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
 bench: ## benchmarks (pytest-benchmark)
 	$(PYTHON) -m pytest bench --benchmark-only -q
 
-bench-peers: ## side by side with containerd on a scratch root, same runtime, same plugins
+bench-peers: ## side by side with containerd (same runtime, same plugins) and podman (pulls) on scratch roots
 	$(PYTHON) bench/peers.py
+	$(PYTHON) bench/bench_pull_podman.py
 
 demo: build ## the main job, shown step by step on scratch directories (root)
 	$(PYTHON) tests/system/demo.py
