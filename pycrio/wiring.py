@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from pycrio.config.values import Config, HandlerConf, WorkloadConf
+from pycrio.drivers.artifacts.settings import Settings as ArtifactSettings
+from pycrio.drivers.artifacts.store import Artifacts
 from pycrio.drivers.cgroups.manager import Cgroups
 from pycrio.drivers.cgroups.manager import Settings as CgroupSettings
 from pycrio.drivers.devices.host import Devices
@@ -38,12 +40,13 @@ from pycrio.drivers.runtime.checkpoint import Checkpoints
 from pycrio.drivers.runtime.cli import Runtime
 from pycrio.drivers.runtime.cli import Settings as RuntimeSettings
 from pycrio.drivers.runtime.handlers import Handlers, find_program, probe
-from pycrio.drivers.security.host import Security
-from pycrio.drivers.security.host import Settings as SecuritySettings
 from pycrio.errors import ConfigError
-from pycrio.flows.ports import Host, Options, Workload
 from pycrio.model.node import Handler, Identity
 from pycrio.obs import log as obslog
+
+from pycrio.drivers.security.host import Security
+from pycrio.drivers.security.host import Settings as SecuritySettings
+from pycrio.flows.ports import Host, Options, Workload
 
 log = obslog.get("wiring")
 
@@ -120,12 +123,13 @@ async def build(config: Config, version: str) -> Parts:
         handlers=handlers,
         registry=registry,
         images=store.images,
+        artifacts=Artifacts(
+            ArtifactSettings(config.text("crio.root"), config.texts("crio.runtime.additional_artifact_stores"))
+        ),
         layers=store.layers,
         rootfs=store.rootfs,
         monitors=monitors,
-        runtime=Runtime(
-            RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix)
-        ),
+        runtime=Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix)),
         checkpoints=Checkpoints(),
         network=network,
         hostports=HostPorts(HostPortSettings()),
@@ -275,6 +279,7 @@ def make_options(config: Config) -> Options:
         disable_hostport_mapping=config.flag("crio.runtime.disable_hostport_mapping"),
         hostnetwork_disable_selinux=config.flag("crio.runtime.hostnetwork_disable_selinux"),
         pinned_images=config.texts("crio.image.pinned_images"),
+        artifact_mounts=config.flag("crio.image.oci_artifact_mount_support"),
         pull_progress_timeout=config.seconds("crio.image.pull_progress_timeout"),
         min_injected_gomaxprocs=config.number("crio.runtime.min_injected_gomaxprocs"),
         collection_period=config.number("crio.stats.collection_period"),

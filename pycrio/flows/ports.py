@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pycrio.model.container import ExecResult, ExitReport
-from pycrio.model.image import Credentials, LayerDescriptor, RemoteImage, StoredImage, UnpackedLayer
+from pycrio.model.image import (
+    Artifact,
+    Credentials,
+    LayerDescriptor,
+    RemoteImage,
+    StoredImage,
+    UnpackedLayer,
+)
 from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler, Identity
 from pycrio.model.nri import NriAnswer, NriContainer, NriEvent
@@ -85,6 +92,37 @@ class Images(Protocol):
 
     async def disk_use(self) -> tuple[FsUsage, FsUsage]:
         """Use of the image file system and of the container file system."""
+
+
+class Artifacts(Protocol):
+    """OCI artifacts, kept as an image layout (image-spec, image-layout.md); additional stores come before our own."""
+
+    async def all(self) -> Sequence[Artifact]:
+        """Every artifact, each digest once. The same objects come back while nothing changes."""
+
+    async def find(self, names: Sequence[str], ident: str) -> Artifact | None:
+        """The artifact with the digest (hex, or a unique prefix of it) ``ident``, else by the first of the full
+        ``names`` that is known; None when absent."""
+
+    async def present(self, digests: Sequence[str]) -> frozenset[str]:
+        """Those of the blobs that need not be fetched."""
+
+    async def receive(self, layer: LayerDescriptor, source_fd: int) -> str:
+        """Stage a blob from a pipe; what to call it. BadImage when digest or size differ from the descriptor's;
+        nothing stays behind on failure or cancellation."""
+
+    async def discard(self, staged: str) -> None:
+        """Drop a staged blob; fine when it is part of the store by now."""
+
+    async def record(self, image: RemoteImage, staged: Sequence[str]) -> Artifact:
+        """Make the staged blobs, config and manifest part of the store, known by the image's name."""
+
+    async def remove(self, ident: str, name: str = "") -> None:
+        """Delete an artifact (full digest in hex) with the blobs that no other needs, or only one of its names. Denied
+        for those of additional stores; absent is fine."""
+
+    async def garbage(self) -> int:
+        """Remove what crashes left; number of things removed."""
 
 
 class Layers(Protocol):
@@ -353,6 +391,9 @@ class Security(Protocol):
     def release(self, labels: Labels) -> None:
         """Give the MCS pair of a pod back."""
 
+    def seccomp_document(self, name: str, content: bytes, capabilities: Sequence[str] = ()) -> Mapping[str, Any] | None:
+        """The OCI document of a profile of this content; ``name`` is for messages. InvalidRequest unless it is one."""
+
     def known_capabilities(self) -> frozenset[str]:
         """Names (``CAP_…``) in the daemon's own bounding set."""
 
@@ -539,6 +580,7 @@ class Options:
     disable_hostport_mapping: bool = False
     hostnetwork_disable_selinux: bool = True
     pinned_images: tuple[str, ...] = ()
+    artifact_mounts: bool = True
     pull_progress_timeout: float = 0.0
     min_injected_gomaxprocs: int = 0
     collection_period: int = 0
@@ -571,6 +613,7 @@ class Host:
     handlers: Handlers
     registry: Registry
     images: Images
+    artifacts: Artifacts
     layers: Layers
     rootfs: Rootfs
     monitors: Monitors
@@ -590,6 +633,7 @@ class Host:
 
 
 __all__ = [
+    "Artifacts",
     "Cgroups",
     "Checkpoints",
     "ContainerDirs",

@@ -15,12 +15,13 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
-from pycrio.flows import exits
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.pod import PodRecord
 from pycrio.obs import log as obslog
+
+from pycrio.flows import exits
 
 log = obslog.get("recover")
 AT_ONCE = 16
@@ -98,6 +99,9 @@ async def collect_garbage(node: Node) -> None:
     removed = await host.layers.garbage()
     if removed:
         log.info("Removed unfinished layers", count=removed)
+    removed = await host.artifacts.garbage()
+    if removed:
+        log.info("Removed unfinished artifacts", count=removed)
 
 
 async def _store_entries(node: Node) -> None:

@@ -104,6 +104,27 @@ class StoredImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactFile:
+    """One blob of an artifact: the relative path that the artifact gives it (its digest when it gives none), and where
+    it is on the host."""
+
+    name: str
+    path: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An OCI artifact of the store: ``image`` is how lists show it (id = manifest digest), ``type`` what it says it
+    is."""
+
+    image: StoredImage
+    type: str
+    files: tuple[ArtifactFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UnpackedLayer:
     """A layer that was extracted to a staging place and not yet committed.
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pycrio.errors import InvalidRequest, NotFound, RegistryError
 from pycrio.flows.ports import ContainerDirs, StoreEntry
 from pycrio.model.image import (
+    Artifact,
+    ArtifactFile,
     Credentials,
     ImageConfig,
     LayerDescriptor,
@@ -34,8 +36,9 @@ class FakeRegistry:
         self._script = script
         self._offered: dict[str, RemoteImage] = {}
 
-    def offer(self, name: str, layers: Sequence[str] = ("base",)) -> None:
-        """Make an image pullable under its full name; a layer's text stands for its blob."""
+    def offer(self, name: str, layers: Sequence[str] = ("base",), artifact_type: str = "") -> None:
+        """Make an image pullable under its full name; a layer's text stands for its blob. With a type it is an
+        artifact, whose files are named by their text."""
         self._offered[name] = RemoteImage(
             name=name,
             manifest=b"{}",
@@ -43,7 +46,10 @@ class FakeRegistry:
             manifest_type="application/vnd.oci.image.manifest.v1+json",
             config=b"{}",
             config_digest=digest(f"config {name}"),
-            layers=tuple(LayerDescriptor(digest(t), len(t), "tar", digest(f"diff {t}")) for t in layers),
+            layers=tuple(
+                LayerDescriptor(digest(t), len(t), "tar", digest(f"diff {t}"), annotations={"title": t}) for t in layers
+            ),
+            artifact_type=artifact_type,
             source={digest(t): t for t in layers},
         )
 
@@ -128,6 +134,64 @@ class FakeImages:
         await self._script.at("images.disk_use")
         usage = FsUsage(1, "/var/lib/containers/storage/overlay-images", 4096 * len(self.stored), len(self.stored))
         return usage, usage
+
+
+class FakeArtifacts:
+    """An artifact store; files are told to be below /artifacts."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.stored: dict[str, Artifact] = {}
+        self.staged: set[str] = set()
+
+    def add(self, name: str, files: Sequence[str] = ("profile.json",), *, read_only: bool = False) -> Artifact:
+        """Put an artifact in; the name of a file is its content as well."""
+        ident = digest(f"manifest {name}").removeprefix("sha256:")
+        image = StoredImage(
+            ident, (name,), (f"sha256:{ident}",), "", 1, 0, ImageConfig(), read_only=read_only, artifact=True
+        )
+        found = tuple(ArtifactFile(f, f"/artifacts/{f}", digest(f), len(f)) for f in files)
+        self.stored[ident] = Artifact(image, "application/x-test", found)
+        return self.stored[ident]
+
+    async def all(self) -> Sequence[Artifact]:
+        return list(self.stored.values())
+
+    async def find(self, names: Sequence[str], ident: str) -> Artifact | None:
+        await self._script.at("artifacts.find")
+        fitting = [a for a in self.stored.values() if ident and a.image.id.startswith(ident)]
+        if len(fitting) == 1:
+            return fitting[0]
+        return next((a for n in names for a in self.stored.values() if n in a.image.names), None)
+
+    async def present(self, digests: Sequence[str]) -> frozenset[str]:
+        return frozenset(digests) & {f.digest for a in self.stored.values() for f in a.files}
+
+    async def receive(self, layer: LayerDescriptor, source_fd: int) -> str:
+        await self._script.at("artifacts.receive")
+        self.staged.add(f"staged-{layer.digest}")
+        return f"staged-{layer.digest}"
+
+    async def discard(self, staged: str) -> None:
+        await self._script.at("artifacts.discard")
+        self.staged.discard(staged)
+
+    async def record(self, image: RemoteImage, staged: Sequence[str]) -> Artifact:
+        await self._script.at("artifacts.record")
+        self.staged -= set(staged)
+        return self.add(image.name, [layer.annotations["title"] for layer in image.layers])
+
+    async def remove(self, ident: str, name: str = "") -> None:
+        await self._script.at("artifacts.remove")
+        found = self.stored.get(ident)
+        if found is not None and name and len(found.image.names) > 1:
+            names = tuple(n for n in found.image.names if n != name)
+            self.stored[ident] = dataclasses.replace(found, image=dataclasses.replace(found.image, names=names))
+        else:
+            self.stored.pop(ident, None)
+
+    async def garbage(self) -> int:
+        return 0
 
 
 class FakeLayers:

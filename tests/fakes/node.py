@@ -8,17 +8,18 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pycrio.flows import exits
 from pycrio.flows.node_state import Node
-from pycrio.flows.ports import Host, Options
 from pycrio.model.container import ContainerConfig, ContainerMetadata
 from pycrio.model.image import ImageSpec
 from pycrio.model.node import Identity
 from pycrio.model.pod import PodConfig, PodMetadata
 from pycrio.model.security import NamespaceMode, NamespaceOptions, PodSecurity
-from tests.fakes import images, processes, surroundings
 from tests.fakes.plugins import FakeNri
 from tests.fakes.script import Script
+
+from pycrio.flows import exits
+from pycrio.flows.ports import Host, Options
+from tests.fakes import images, processes, surroundings
 
 PLAIN = PodSecurity(NamespaceOptions(pid=NamespaceMode.CONTAINER))
 
@@ -31,6 +32,7 @@ class FakeHost:
         self.table = processes.Table()
         self.registry = images.FakeRegistry(script)
         self.images = images.FakeImages(script)
+        self.artifacts = images.FakeArtifacts(script)
         self.layers = images.FakeLayers(script)
         self.rootfs = images.FakeRootfs(script)
         self.monitors = processes.FakeMonitors(script, self.table)
@@ -57,6 +59,7 @@ class FakeHost:
             handlers=surroundings.FakeHandlers(),
             registry=self.registry,
             images=self.images,
+            artifacts=self.artifacts,
             layers=self.layers,
             rootfs=self.rootfs,
             monitors=self.monitors,
@@ -87,6 +90,7 @@ class FakeHost:
             "image mounts": set(self.rootfs.image_mounts),
             "processes": dict(self.table.alive),
             "staged layers": set(self.layers.staged),
+            "staged blobs": set(self.artifacts.staged),
         }
 
 

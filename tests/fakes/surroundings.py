@@ -192,6 +192,9 @@ class FakeSecurity:
     def release(self, labels: Labels) -> None:
         return None
 
+    def seccomp_document(self, name: str, content: bytes, capabilities: Sequence[str] = ()) -> Mapping[str, Any] | None:
+        return {"of": content.decode()}
+
     def known_capabilities(self) -> frozenset[str]:
         return frozenset({"CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"})
 

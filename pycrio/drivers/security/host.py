@@ -75,6 +75,10 @@ class Security:
                 log.warning("Seccomp profile is missing, the built-in one is used", path=path)
         return self._profiles.builtin(caps)
 
+    def seccomp_document(self, name: str, content: bytes, capabilities: Sequence[str] = ()) -> Mapping[str, Any] | None:
+        """The OCI document of a profile given by its content; None when it says unconfined."""
+        return self._profiles.document(name, content, frozenset(capabilities))
+
     def apparmor(self, profile: SecurityProfile | None, privileged: bool) -> str:
         """The AppArmor profile's name; "" for none."""
         return self._apparmor.name_for(profile, privileged)

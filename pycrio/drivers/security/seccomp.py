@@ -38,6 +38,15 @@ class Profiles:
         """The profile of a file; None when it says unconfined. NotFound when absent, InvalidRequest when malformed."""
         return reduce(self._load(path), self.machine, capabilities)
 
+    def document(self, name: str, content: bytes, capabilities: frozenset[str]) -> dict[str, Any] | None:
+        """The profile with this content; ``name`` is for messages. InvalidRequest when malformed."""
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as e:
+            raise InvalidRequest(f"seccomp profile {name} cannot be read: {e}") from e
+        check(name, document)
+        return reduce(document, self.machine, capabilities)
+
     def _load(self, path: str) -> dict[str, Any]:
         try:
             with open(path, "rb") as f:

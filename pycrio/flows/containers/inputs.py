@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.flows.containers import artifacts
 from pycrio.flows.containers.volumes import MountPlan
 from pycrio.flows.images.find import image_ref, repo_digests
 from pycrio.flows.node_state import Node
@@ -63,9 +64,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         annotations=oci_annotations(making),
         masked_paths=linux.masked_paths(security, host.options.masked_paths),
         readonly_paths=linux.readonly_paths(security),
-        seccomp=host.security.seccomp(
-            security.seccomp, security.privileged, handler, first.capabilities.get("bounding", ())
-        ),
+        seccomp=await artifacts.seccomp(node, making, first.capabilities.get("bounding", ())),
         mount_label=labels.mount or pod.selinux_mount_label,
         rootfs_propagation=plan.rootfs_propagation,
         uid_map=pod.uid_map,

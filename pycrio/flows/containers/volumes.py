@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pycrio.errors import ImageMountFailed, InvalidRequest, PycrioError
+from pycrio.flows.containers import artifacts
 from pycrio.flows.containers.remove import image_mount_dir_of
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node
@@ -35,10 +36,11 @@ class MountPlan:
 
 async def plan_mounts(node: Node, making: Making, who: ResolvedUser, undo: Undo) -> MountPlan:
     """Prepare every source on the host and put the mounts in order."""
-    wanted, reported = [], []
+    wanted: list[OciMount] = []
+    reported = []
     for mount in making.config.mounts:
-        oci, shown = await _requested(node, making, mount, undo)
-        wanted.append(oci)
+        binds, shown = await _requested(node, making, mount, undo)
+        wanted += binds
         reported.append(shown)
     taken = {m.destination for m in wanted}
     wanted += await _account_files(node, making, who, taken)
@@ -78,14 +80,14 @@ async def _default_parts(node: Node, making: Making, taken: set[str]) -> spec.De
     )
 
 
-async def _requested(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[OciMount, Mount]:
+async def _requested(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[tuple[OciMount, ...], Mount]:
     if not mount.container_path:
         raise InvalidRequest("mount.ContainerPath is empty")
     if mount.image is not None and mount.image.image:
         return await _image_mount(node, making, mount, undo)
     if not mount.host_path:
         raise InvalidRequest(f"mount {mount.container_path}: mount.HostPath is empty")
-    source = await _source(node, mount.host_path)
+    source = await _source(node, mount.host_path, making.origin is not None)
     host = node.host
     view = spec.HostView(
         propagation={source: host.mounts.propagation(source)},
@@ -96,15 +98,18 @@ async def _requested(node: Node, making: Making, mount: Mount, undo: Undo) -> tu
     if mount.selinux_relabel and making.pod.selinux_mount_label:
         skip = value_of(making.annotations, "try-skip-volume-selinux-label.crio.io", making.config.metadata.name)
         await host.security.relabel(source, making.pod.selinux_mount_label, skip != "true")
-    return spec.requested(mount, source, view), mount
+    return (spec.requested(mount, source, view),), mount
 
 
-async def _source(node: Node, host_path: str) -> str:
-    """The source on the host, links followed; made as a directory when missing, unless the configuration forbids."""
+async def _source(node: Node, host_path: str, restoring: bool) -> str:
+    """The source on the host, links followed; made as a directory when missing, unless the configuration forbids or
+    processes are to be restored, which were at work in it."""
     path = posixpath.normpath(posixpath.join(node.host.options.bind_mount_prefix or "/", host_path.lstrip("/")))
     real = await node.host.files.real_path(path)
     if real is not None:
         return real
+    if restoring:
+        raise InvalidRequest(f"cannot mount {host_path}: path does not exist, and the checkpoint to restore needs it")
     if host_path in node.host.options.absent_mount_sources_to_reject:
         raise InvalidRequest(f"cannot mount {host_path}: path does not exist and will not be created as a directory")
     try:
@@ -114,14 +119,18 @@ async def _source(node: Node, host_path: str) -> str:
     return await node.host.files.real_path(path) or path
 
 
-async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[OciMount, Mount]:
-    """An image's content, read-only: mounted on a directory of the bundle, or a path below it."""
+async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[tuple[OciMount, ...], Mount]:
+    """An image's content, read-only: mounted on a directory of the bundle, or a path below it. An artifact's files."""
     assert mount.image is not None
     name = mount.image.image
     if mount.host_path:
         raise InvalidRequest(f"mount {mount.container_path}: an image mount must not have a host path")
     if not mount.readonly:
         raise InvalidRequest(f"mount {mount.container_path}: image {name!r} can only be mounted read-only")
+    if node.host.options.artifact_mounts:
+        artifact = await images.find_artifact(node, name)
+        if artifact is not None:
+            return artifacts.mounts_of(artifact, mount)
     image = await images.find(node, name)
     if image is None:
         raise ImageMountFailed(f'image "{name}" does not exist locally')
@@ -145,7 +154,7 @@ async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> 
         ("rbind", "ro", "rprivate", "nosuid", "nodev"),
     )
     shown = replace(mount, image=replace(mount.image, image_ref=image.id))
-    return oci, shown
+    return (oci,), shown
 
 
 async def _account_files(node: Node, making: Making, who: ResolvedUser, taken: set[str]) -> list[OciMount]:

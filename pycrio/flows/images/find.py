@@ -5,20 +5,39 @@ from __future__ import annotations
 from pycrio.errors import InvalidRequest, NotFound
 from pycrio.flows.node_state import Node
 from pycrio.model.ids import is_id_prefix
-from pycrio.model.image import ImageSpec, StoredImage
+from pycrio.model.image import Artifact, ImageSpec, StoredImage
 
 
 async def find(node: Node, name: str) -> StoredImage | None:
     """By id, id prefix of at least three characters, or reference (short names tried in order); None when absent."""
+    return await node.host.images.find(*_meant(node, name))
+
+
+async def find_artifact(node: Node, name: str) -> Artifact | None:
+    """Likewise for an OCI artifact, whose id is the digest of its manifest."""
+    return await node.host.artifacts.find(*_meant(node, name))
+
+
+async def find_any(node: Node, name: str) -> StoredImage | None:
+    """An image, or else an artifact as lists show it."""
+    names, ident = _meant(node, name)
+    found = await node.host.images.find(names, ident)
+    if found is None:
+        artifact = await node.host.artifacts.find(names, ident)
+        found = artifact.image if artifact is not None else None
+    return found
+
+
+def _meant(node: Node, name: str) -> tuple[tuple[str, ...], str]:
+    """Full names and the id (or a prefix of one) that a request may mean."""
     ident = name.removeprefix("sha256:")
     ident = ident if is_id_prefix(ident, 3) else ""
     try:
-        names = node.host.registry.names(name)
+        return node.host.registry.names(name), ident
     except InvalidRequest:
         if not ident:
             raise
-        names = ()
-    return await node.host.images.find(names, ident)
+        return (), ident
 
 
 async def need(node: Node, spec: ImageSpec) -> StoredImage:

@@ -5,30 +5,34 @@
 3. Fetch and unpack the layers that the store lacks, side by side, each extracted while it downloads.
 4. Commit them in order, base first.
 5. Record the image under its name.
+
+What turns out to be an artifact has blobs instead of layers: they are received side by side and recorded as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from pycrio.errors import Exhausted, InvalidRequest, PycrioError, Timeout
+from pycrio.flows.images.find import find_artifact
 from pycrio.flows.node_state import Node
 from pycrio.flows.undo import Undo
-from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage, UnpackedLayer
+from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage
 from pycrio.model.pod import PodConfig
 from pycrio.obs import log as obslog
 from pycrio.obs import steps
 from pycrio.obs.metrics import metrics
 
 log = obslog.get("pull")
-PIPE_BYTES = 1 << 20
+T = TypeVar("T")
 
 
 async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod: PodConfig | None) -> str:
-    """Pull ``spec.image`` and return the image's id. Cancelled when every caller has given up."""
+    """Pull ``spec.image`` and return the image's id, an artifact's manifest digest in hex. Cancelled when every caller
+    has given up."""
     if not spec.image:
         raise InvalidRequest("PullImage needs an image name")
     namespace = pod.metadata.namespace if pod else ""
@@ -45,8 +49,13 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
 async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str) -> str:
     host = node.host
     with steps.flow("PullImage", name):
+        artifact = await find_artifact(node, name)
+        if artifact is not None and artifact.image.read_only:
+            return artifact.image.id  # what the operator put into an additional store is not asked for elsewhere
         with steps.step("resolve"):
             image = await host.registry.resolve(name, credentials, namespace)
+        if image.artifact_type:
+            return await _pull_artifact(node, image)
         chain = host.layers.chain_ids([layer.diff_id for layer in image.layers])
         size = 0
         async with Undo("pull image") as undo:
@@ -56,7 +65,9 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
                 have = next((i for i, ident in enumerate(chain) if ident not in present), len(chain))
                 for layer in image.layers[:have]:
                     metrics.layer_reused(layer.digest)
-                staged = await _unpack_all(node, image, image.layers[have:], undo)
+                staged = await _transfer_all(
+                    node, image, image.layers[have:], (host.layers.unpack, host.layers.discard), undo
+                )
             with steps.step("commit"):
                 for index, unpacked in enumerate(staged, start=have):
                     await host.layers.commit(unpacked, chain[index], chain[index - 1] if index else "")
@@ -67,17 +78,37 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
     return stored.id
 
 
-async def _unpack_all(
-    node: Node, image: RemoteImage, layers: Sequence[LayerDescriptor], undo: Undo
-) -> list[UnpackedLayer]:
-    """Unpack the layers side by side, as many as the node allows; the first failure cancels the others. Each staged
-    layer is registered for undo."""
+async def _pull_artifact(node: Node, image: RemoteImage) -> str:
+    artifacts = node.host.artifacts
+    async with Undo("pull artifact") as undo:
+        with steps.step("blobs"):
+            present = await artifacts.present([layer.digest for layer in image.layers])
+            # The same blob may be listed under several names; it is kept once.
+            wanted = {layer.digest: layer for layer in image.layers if layer.digest not in present}
+            ways = (artifacts.receive, artifacts.discard)
+            staged = await _transfer_all(node, image, list(wanted.values()), ways, undo)
+        with steps.step("commit"):
+            stored = await artifacts.record(image, staged)
+        undo.release()
+    log.info("Pulled artifact", artifact=image.name, type=image.artifact_type, id=stored.image.id, blobs=len(staged))
+    return stored.image.id
 
-    async def one(layer: LayerDescriptor) -> UnpackedLayer:
+
+# Takes a blob from a pipe to a staging place, and drops what was staged.
+Ways = tuple[Callable[[LayerDescriptor, int], Awaitable[T]], Callable[[T], Awaitable[None]]]
+
+
+async def _transfer_all(
+    node: Node, image: RemoteImage, layers: Sequence[LayerDescriptor], ways: Ways[T], undo: Undo
+) -> list[T]:
+    """Fetch and stage blobs side by side, as many as the node allows; the first failure cancels the others. Each staged
+    one is registered for undo."""
+
+    async def one(layer: LayerDescriptor) -> T:
         async with node.downloads:
-            unpacked = await _fetch_and_unpack(node, image, layer)
-        undo.push(f"discard layer {layer.digest}", node.host.layers.discard, unpacked)
-        return unpacked
+            staged = await _transfer(node, image, layer, ways)
+        undo.push(f"discard blob {layer.digest}", ways[1], staged)
+        return staged
 
     # The same blob may be listed twice; each occurrence is a layer of its own and is staged on its own.
     tasks = [asyncio.ensure_future(one(layer)) for layer in layers]
@@ -90,8 +121,9 @@ async def _unpack_all(
         raise
 
 
-async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescriptor) -> UnpackedLayer:
-    """Stream one blob from the registry into the extractor through a pipe."""
+async def _transfer(node: Node, image: RemoteImage, layer: LayerDescriptor, ways: Ways[T]) -> T:
+    """Stream one blob from the registry through a pipe into what takes it."""
+    take, discard = ways
     try:
         source, sink = os.pipe2(os.O_CLOEXEC)
     except OSError as e:
@@ -110,7 +142,7 @@ async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescript
             os.close(sink)
 
     fetching = asyncio.ensure_future(fetch())
-    unpacking = asyncio.ensure_future(node.host.layers.unpack(layer, source))
+    unpacking = asyncio.ensure_future(take(layer, source))
     handed_on = False
     try:
         await asyncio.wait({fetching, unpacking}, return_when=asyncio.FIRST_EXCEPTION)
@@ -130,7 +162,7 @@ async def _fetch_and_unpack(node: Node, image: RemoteImage, layer: LayerDescript
         await _end(fetching, unpacking)
         os.close(source)
         if not handed_on and not unpacking.cancelled() and unpacking.exception() is None:
-            await node.host.layers.discard(unpacking.result())  # complete, but its download or its caller failed
+            await discard(unpacking.result())  # complete, but its download or its caller failed
     metrics.pulled_blob(done)
     return result
 

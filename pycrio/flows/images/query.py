@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from pycrio.errors import InvalidRequest
-from pycrio.flows.images.find import find, repo_digests, repo_tags
+from pycrio.flows.images.find import find_any, repo_digests, repo_tags
 from pycrio.flows.node_state import Node
 from pycrio.flows.views import ImageStatusView, ImageView
 from pycrio.model.image import ImageSpec, StoredImage
@@ -21,7 +21,7 @@ def view(node: Node, image: StoredImage) -> ImageView:
         image=image,
         tags=repo_tags(image),
         digests=repo_digests(image),
-        pinned=is_pinned(image, (*options.pinned_images, options.pause_image)),
+        pinned=(image.artifact and image.read_only) or is_pinned(image, (*options.pinned_images, options.pause_image)),
     )
 
 
@@ -48,21 +48,22 @@ def fnmatch_literal(text: str) -> str:
 
 
 async def list_images(node: Node, spec: ImageSpec | None) -> list[ImageView]:
-    """Every image, or the one that the filter names."""
+    """Every image and artifact, or the one that the filter names."""
     if spec is not None and spec.image:
         try:
-            one = await find(node, spec.image)
+            one = await find_any(node, spec.image)
         except InvalidRequest:
             return []
         return [view(node, one)] if one else []
-    return [view(node, image) for image in await node.host.images.all()]
+    artifacts = [artifact.image for artifact in await node.host.artifacts.all()]
+    return [view(node, image) for image in (*await node.host.images.all(), *artifacts)]
 
 
 async def status(node: Node, spec: ImageSpec, verbose: bool) -> ImageStatusView | None:
-    """One image; None when absent. The verbose answer's ``info`` holds its labels and its config."""
+    """One image or artifact; None when absent. The verbose answer's ``info`` holds its labels and its config."""
     if not spec.image:
         raise InvalidRequest("ImageStatus needs an image name")
-    found = await find(node, spec.image)
+    found = await find_any(node, spec.image)
     if found is None:
         return None
     info = {}

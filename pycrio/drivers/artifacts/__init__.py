@@ -1,0 +1,1 @@
+"""OCI artifacts in image layouts: what registries serve and is no root file system."""
