@@ -10,7 +10,7 @@ from typing import Any
 from pycrio.drivers.nri import describe
 from pycrio.drivers.nri._pb import nri_pb2 as pb
 from pycrio.drivers.nri.owners import bare
-from pycrio.errors import InvalidRequest
+from pycrio.errors import InvalidRequest, PluginFailure
 from pycrio.obs import log as obslog
 
 log = obslog.get("nri")
@@ -146,7 +146,7 @@ def _scalars(linux: dict[str, Any], process: dict[str, Any], adjust: pb.LinuxCon
         kind = getattr(adjust.io_priority, "class")
         process.pop("ioPriority", None)
         if kind != pb.IOPRIO_CLASS_NONE:
-            process["ioPriority"] = {"class": pb.IOPrioClass.Name(kind), "priority": adjust.io_priority.priority}
+            process["ioPriority"] = {"class": _name(pb.IOPrioClass, kind), "priority": adjust.io_priority.priority}
     if adjust.HasField("scheduler"):
         process.pop("scheduler", None)
         if adjust.scheduler.policy != pb.SCHED_NONE:
@@ -154,21 +154,29 @@ def _scalars(linux: dict[str, Any], process: dict[str, Any], adjust: pb.LinuxCon
     if adjust.HasField("memory_policy"):
         policy = adjust.memory_policy
         linux["memoryPolicy"] = {
-            "mode": pb.MpolMode.Name(policy.mode),
+            "mode": _name(pb.MpolMode, policy.mode),
             "nodes": policy.nodes,
-            "flags": [pb.MpolFlag.Name(f) for f in policy.flags],
+            "flags": [_name(pb.MpolFlag, f) for f in policy.flags],
         }
     if adjust.HasField("seccomp_policy"):
         linux["seccomp"] = _seccomp(adjust.seccomp_policy)
 
 
+def _name(kind: Any, number: int) -> str:
+    """The name of an enumerated value, as the OCI config has it; PluginFailure for one that nobody knows."""
+    try:
+        return str(kind.Name(number))
+    except ValueError as e:
+        raise PluginFailure(f"an NRI plugin gave the unknown value {number} for {kind.DESCRIPTOR.name}") from e
+
+
 def _scheduler(asked: pb.LinuxScheduler) -> dict[str, Any]:
-    out: dict[str, Any] = {"policy": pb.LinuxSchedulerPolicy.Name(asked.policy)}
+    out: dict[str, Any] = {"policy": _name(pb.LinuxSchedulerPolicy, asked.policy)}
     for name in ("nice", "priority", "runtime", "deadline", "period"):
         if value := getattr(asked, name):
             out[name] = value
     if asked.flags:
-        out["flags"] = [pb.LinuxSchedulerFlag.Name(f) for f in asked.flags]
+        out["flags"] = [_name(pb.LinuxSchedulerFlag, f) for f in asked.flags]
     return out
 
 

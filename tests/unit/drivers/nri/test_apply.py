@@ -10,7 +10,7 @@ import pytest
 from pycrio.drivers.nri import describe
 from pycrio.drivers.nri._pb import nri_pb2 as pb
 from pycrio.drivers.nri.apply import Helpers, apply
-from pycrio.errors import InvalidRequest
+from pycrio.errors import InvalidRequest, PluginFailure
 from tests.unit.drivers.nri.support import container, document, nothing, pod
 
 
@@ -266,3 +266,16 @@ def test_a_pod_described() -> None:
     assert dict(made.annotations) == {"k": "v"}
     assert [(n.type, n.path) for n in made.linux.namespaces] == [("network", "/run/ns/net")]
     assert list(made.ips) == ["10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda a: setattr(a.linux.memory_policy, "mode", 99),
+        lambda a: setattr(a.linux.scheduler, "policy", 99),
+        lambda a: setattr(a.linux.io_priority, "class", 99),
+    ],
+)
+def test_values_that_nobody_knows(fill: Callable[[pb.ContainerAdjustment], object]) -> None:
+    with pytest.raises(PluginFailure, match="unknown value 99"):
+        applied(fill)

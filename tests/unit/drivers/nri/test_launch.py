@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -128,3 +129,11 @@ def children() -> list[str]:
         if b"/plugins/" in command:
             found.append(pid)
     return found
+
+
+def test_nothing_of_it_is_loaded_before_the_first_plugin() -> None:
+    code = (
+        "import sys, pycrio.wiring; sys.exit(any(m.startswith('pycrio.drivers.nri.') and m.rpartition('.')[2] not in "
+    )
+    code += "('nri', 'settings') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
