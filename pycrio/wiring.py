@@ -37,6 +37,7 @@ from pycrio.drivers.nri.settings import Validation
 from pycrio.drivers.registry.client import Registry
 from pycrio.drivers.registry.settings import Settings as RegistrySettings
 from pycrio.drivers.runtime.checkpoint import Checkpoints
+from pycrio.drivers.runtime.checkpoint import Settings as CheckpointSettings
 from pycrio.drivers.runtime.cli import Runtime
 from pycrio.drivers.runtime.cli import Settings as RuntimeSettings
 from pycrio.drivers.runtime.handlers import Handlers, find_program, probe
@@ -115,6 +116,7 @@ async def build(config: Config, version: str) -> Parts:
         ),
         cgroups,
     )
+    runtime = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
     devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()
     nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation)
     host = Host(
@@ -128,9 +130,12 @@ async def build(config: Config, version: str) -> Parts:
         ),
         layers=store.layers,
         rootfs=store.rootfs,
+        changes=store.changes,
         monitors=monitors,
-        runtime=Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix)),
-        checkpoints=Checkpoints(),
+        runtime=runtime,
+        checkpoints=Checkpoints(
+            CheckpointSettings(config.text("crio.checkpoint_restore.container_level_enabled") != "none"), runtime
+        ),
         network=network,
         hostports=HostPorts(HostPortSettings()),
         namespaces=Namespaces(NamespaceSettings(config.text("crio.runtime.namespaces_dir"))),

@@ -65,6 +65,8 @@ SHIELDED = frozenset(
         "UpdatePodSandboxResources",
         "ReopenContainerLog",
         "CheckpointContainer",
+        "CheckpointPod",
+        "RestorePod",
         "RemoveImage",
     }
 )

@@ -317,16 +317,16 @@ class RuntimeService:
         self, request: pb.CheckpointPodRequest, remaining: float | None
     ) -> pb.CheckpointPodResponse:
         refuse_nul(request, "request")
-        _need_deadline(remaining, "CheckpointPod")
+        time_left = _need_deadline(remaining, "CheckpointPod")
         ident = given(request.pod_sandbox_id, "PodSandboxId")
         await pod_checkpoint.checkpoint(
-            self._node, ident, request.output_path, tuple(request.container_ids), dict(request.options)
+            self._node, ident, request.output_path, tuple(request.container_ids), dict(request.options), time_left
         )
         return pb.CheckpointPodResponse()
 
     async def restore_pod(self, request: pb.RestorePodRequest, remaining: float | None) -> pb.RestorePodResponse:
         refuse_nul(request, "request")
-        _need_deadline(remaining, "RestorePod")
+        time_left = _need_deadline(remaining, "RestorePod")
         if not request.HasField("config"):
             raise InvalidRequest("RestorePod needs a config")
         made = await pod_restore.restore(
@@ -336,6 +336,7 @@ class RuntimeService:
             request.runtime_handler,
             tuple(containers.decode(c) for c in request.container_configs),
             dict(request.options),
+            time_left,
         )
         restored = [pb.RestoredContainer(name=name, container_id=ident) for name, ident in made.containers]
         return pb.RestorePodResponse(pod_sandbox_id=made.pod_id, restored_containers=restored)
@@ -346,9 +347,10 @@ def _seconds(timeout: int) -> int:
     return min(max(timeout, 0), _LONGEST_TIMEOUT)
 
 
-def _need_deadline(remaining: float | None, call: str) -> None:
+def _need_deadline(remaining: float | None, call: str) -> float:
     if remaining is None:
         raise InvalidRequest(f"{call} needs a deadline on the request")
+    return remaining
 
 
 def _check_streams(request: pb.ExecRequest | pb.AttachRequest) -> None:

@@ -22,7 +22,7 @@ async def watch_monitors(node: Node) -> None:
     reported: set[str] = set()
     while True:
         for container in node.containers:
-            if container.state in (ContainerState.RUNNING, ContainerState.CREATED):
+            if container.state in (ContainerState.RUNNING, ContainerState.CREATED) and not container.awaits_restore:
                 try:
                     await _look(node, container, reported)
                 except PycrioError as e:

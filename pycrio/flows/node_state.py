@@ -25,10 +25,17 @@ def now() -> int:
     return time.time_ns()
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class Live:
     """What is going on with one container: who waits for its end, who stops it, which execs run in it.
 
+    ``unfrozen`` is not set while a checkpoint holds it frozen.
     ``kill_at`` is the loop time when a running stop turns to SIGKILL; a later stop may only bring it nearer.
     """
 
@@ -37,6 +44,7 @@ class Live:
     kill_at: float = 0.0
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     killing: bool = False
+    unfrozen: asyncio.Event = field(default_factory=_set)
     execs: set[asyncio.Task[object]] = field(default_factory=set)
 
 

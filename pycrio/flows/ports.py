@@ -25,6 +25,7 @@ from pycrio.model.node import Condition, Handler, Identity
 from pycrio.model.nri import NriAnswer, NriContainer, NriEvent
 from pycrio.model.pod import PodRecord, PortMapping
 from pycrio.model.requests import (
+    CaptureRequest,
     ContainerDirs,
     ExecRequest,
     Labels,
@@ -179,6 +180,18 @@ class Rootfs(Protocol):
         """True when the store has a container of that id, whoever made it."""
 
 
+class Changes(Protocol):
+    """What containers changed in their root file systems, as files that other engines read and write as well:
+    ``rootfs-diff.tar`` and ``deleted.files`` (a JSON list of paths)."""
+
+    async def save(self, container_id: str, directory: str) -> None:
+        """Write the two files; the root file system is mounted and nobody changes it."""
+
+    async def load(self, container_id: str, directory: str) -> None:
+        """Make the same changes in a new root file system that is not mounted yet; BadImage when the files are
+        malformed. Files that are absent change nothing."""
+
+
 # --- processes --------------------------------------------------------------------------------------------------
 
 
@@ -259,13 +272,25 @@ class Runtime(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Checkpoint images by CRIU through the OCI runtime."""
+    """Checkpoint images by CRIU through the OCI runtime, and the archives that they travel in."""
 
-    def available(self, handler: Handler) -> str:
+    async def available(self, handler: Handler) -> str:
         """Empty when usable, else the reason why not."""
 
-    async def checkpoint(self, handler: Handler, container_id: str, directory: str) -> None:
-        """Write the checkpoint of a paused container below ``directory`` and leave it running."""
+    async def capture(self, request: CaptureRequest) -> None:
+        """Write the checkpoint of a paused container and leave it as it is. Never interrupted: a cancelled caller
+        waits for the end. RuntimeFailure says what CRIU cannot do."""
+
+    async def pack(self, directory: str, target: str) -> None:
+        """Make an archive of what ``capture`` wrote and what was put beside it; there completely or not at all."""
+
+    async def documents(self, source: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Small members of an archive, or of a directory with the same content, as far as they exist; BadImage when
+        it is neither."""
+
+    async def unpack(self, source: str, directory: str, log_path: str) -> None:
+        """Take an archive (or such a directory) apart below a new directory; its log becomes ``log_path`` unless that
+        is there. BadImage when it holds no checkpoint."""
 
 
 # --- surroundings -----------------------------------------------------------------------------------------------
@@ -616,6 +641,7 @@ class Host:
     artifacts: Artifacts
     layers: Layers
     rootfs: Rootfs
+    changes: Changes
     monitors: Monitors
     runtime: Runtime
     checkpoints: Checkpoints
@@ -634,7 +660,9 @@ class Host:
 
 __all__ = [
     "Artifacts",
+    "CaptureRequest",
     "Cgroups",
+    "Changes",
     "Checkpoints",
     "ContainerDirs",
     "Devices",

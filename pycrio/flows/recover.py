@@ -15,13 +15,13 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
+from pycrio.flows import exits
+from pycrio.flows.containers import capture
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.pod import PodRecord
 from pycrio.obs import log as obslog
-
-from pycrio.flows import exits
 
 log = obslog.get("recover")
 AT_ONCE = 16
@@ -60,6 +60,10 @@ async def _container(node: Node, container: ContainerRecord) -> None:
     if container.state is ContainerState.EXITED:
         node.live(container.id).exited.set()
         return
+    if container.awaits_restore:
+        await _half_restored(node, container)
+        return
+    await _end_checkpoint(node, container)
     report = await node.host.monitors.exit_of(container.id, container.persist_dir)
     if report is not None:
         await exits.handle(node, report)
@@ -68,6 +72,27 @@ async def _container(node: Node, container: ContainerRecord) -> None:
         await exits.handle(node, ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
     elif not node.host.processes.alive(container.monitor_pid, container.monitor_start_time):
         log.warning("Container's monitor is gone, its end will be noticed by its process", id=container.id)
+
+
+async def _half_restored(node: Node, container: ContainerRecord) -> None:
+    """A container that awaits its restore is as it was, unless the restore was cut off: nobody can tell how far its
+    processes got."""
+    handler = node.host.handlers.get(container.handler)
+    if await node.host.runtime.state(handler, container.id) is None:
+        return
+    log.warning("Restore of container was cut off, it has ended", id=container.id)
+    await node.host.runtime.delete(handler, container.id)
+    await exits.unstarted(node, container.id)
+
+
+async def _end_checkpoint(node: Node, container: ContainerRecord) -> None:
+    """Let a container run on that a checkpoint held frozen when it was cut off, and remove its scratch files."""
+    if container.paused:
+        log.warning("Checkpoint of container was cut off, the container runs on", id=container.id)
+        await capture.thaw(node, container.id)
+    for name in await node.host.files.names(container.persist_dir):
+        if name.startswith(capture.SCRATCH):
+            await node.host.files.remove(f"{container.persist_dir}/{name}")
 
 
 async def _pod(node: Node, pod: PodRecord) -> None:

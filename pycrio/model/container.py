@@ -58,7 +58,8 @@ class ContainerRecord:
 
     ``bundle`` is the OCI bundle directory, ``persist_dir`` the directory that outlives a reboot; ``image_id`` the
     store's id and ``image_ref`` the first repo digest or the id. ``mounts`` are the request's mounts as the status
-    reports them. Times in nanoseconds since the epoch, 0: not yet. ``exit_code`` is -1 until known.
+    reports them. Times in nanoseconds since the epoch, 0: not yet. ``exit_code`` is -1 until known. ``restored_from``
+    is the directory with the checkpoint that it was made of ("": of none), which is there until the start.
     """
 
     id: str
@@ -95,6 +96,11 @@ class ContainerRecord:
     seccomp_path: str = ""
     privileged: bool = False
     paused: bool = False
+
+    @property
+    def awaits_restore(self) -> bool:
+        """True for a container that is made of a checkpoint and not started: it has no process yet."""
+        return bool(self.restored_from) and self.state is ContainerState.CREATED
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,18 @@ class ExecRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """A checkpoint of a paused container. ``directory`` exists and is empty; ``binds`` are sources and destinations of
+    the bind mounts that the container's request asked for."""
+
+    container_id: str
+    handler: Handler
+    directory: str
+    log_path: str = ""
+    binds: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkRequest:
     """A pod's attachment to the network. ``cgroup_path`` and ``annotations`` go to plugins that ask for them."""
 

@@ -8,18 +8,17 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pycrio.flows import exits
 from pycrio.flows.node_state import Node
+from pycrio.flows.ports import Host, Options
 from pycrio.model.container import ContainerConfig, ContainerMetadata
 from pycrio.model.image import ImageSpec
 from pycrio.model.node import Identity
 from pycrio.model.pod import PodConfig, PodMetadata
 from pycrio.model.security import NamespaceMode, NamespaceOptions, PodSecurity
+from tests.fakes import images, processes, surroundings
 from tests.fakes.plugins import FakeNri
 from tests.fakes.script import Script
-
-from pycrio.flows import exits
-from pycrio.flows.ports import Host, Options
-from tests.fakes import images, processes, surroundings
 
 PLAIN = PodSecurity(NamespaceOptions(pid=NamespaceMode.CONTAINER))
 
@@ -44,6 +43,7 @@ class FakeHost:
         self.files = surroundings.FakeFiles(script)
         self.mounts = surroundings.FakeMounts(script)
         self.nri = FakeNri(script)
+        self.checkpoints = processes.FakeCheckpoints(script, self.files, self.runtime, "the fake runtime cannot")
         self.files.files["/usr/libexec/pause"] = b"\x7fELF"
         base = Options(
             log_dir="/var/log/crio/pods",
@@ -64,7 +64,8 @@ class FakeHost:
             rootfs=self.rootfs,
             monitors=self.monitors,
             runtime=self.runtime,
-            checkpoints=processes.FakeCheckpoints(),
+            changes=processes.FakeChanges(script),
+            checkpoints=self.checkpoints,
             network=self.network,
             hostports=self.hostports,
             namespaces=self.namespaces,

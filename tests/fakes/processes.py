@@ -6,11 +6,11 @@ import asyncio
 import itertools
 import os
 import signal as signals
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from pycrio.errors import NotFound, Timeout
-from pycrio.flows.ports import ExecRequest, ExecSession, MonitorReport, MonitorRequest
+from pycrio.errors import BadImage, NotFound, Timeout
+from pycrio.flows.ports import CaptureRequest, ExecRequest, ExecSession, Files, MonitorReport, MonitorRequest
 from pycrio.model.container import ExecResult, ExitReport
 from pycrio.model.node import Handler
 from tests.fakes.script import Script
@@ -122,13 +122,56 @@ class FakeRuntime:
 
 
 class FakeCheckpoints:
-    """No checkpoints."""
+    """Checkpoints whose archives are mappings of small members, kept by path. ``reason``: why they cannot be made."""
 
-    def available(self, handler: Handler) -> str:
-        return "the fake runtime cannot"
+    def __init__(self, script: Script, files: Files, runtime: FakeRuntime, reason: str = "") -> None:
+        self._script = script
+        self._files = files
+        self._runtime = runtime
+        self.reason = reason
+        self.archives: dict[str, dict[str, bytes]] = {}
+        self.captures: list[CaptureRequest] = []
+        self.frozen_at_capture: list[set[str]] = []
 
-    async def checkpoint(self, handler: Handler, container_id: str, directory: str) -> None:
-        raise AssertionError("not available")
+    async def available(self, handler: Handler) -> str:
+        return self.reason
+
+    async def capture(self, request: CaptureRequest) -> None:
+        await self._script.at("checkpoints.capture")
+        self.captures.append(request)
+        self.frozen_at_capture.append(set(self._runtime.frozen))
+        await self._files.write(f"{request.directory}/checkpoint/core-1.img", b"core")
+
+    async def pack(self, directory: str, target: str) -> None:
+        await self._script.at("checkpoints.pack")
+        names = await self._files.names(directory)
+        content = {n: await self._files.read(f"{directory}/{n}", 1 << 20) or b"" for n in names}
+        self.archives[target] = content
+        await self._files.write(target, b"tar")
+
+    async def documents(self, source: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        await self._script.at("checkpoints.documents")
+        if source not in self.archives:
+            raise BadImage(f"{source} is no archive")
+        return {n: c for n, c in self.archives[source].items() if n in names}
+
+    async def unpack(self, source: str, directory: str, log_path: str) -> None:
+        await self._script.at("checkpoints.unpack")
+        for name, content in self.archives[source].items():
+            await self._files.write(f"{directory}/{name}", content)
+
+
+class FakeChanges:
+    """Changes of root file systems: only who was asked."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def save(self, container_id: str, directory: str) -> None:
+        await self._script.at("changes.save")
+
+    async def load(self, container_id: str, directory: str) -> None:
+        await self._script.at("changes.load")
 
 
 class FakeProcesses:

@@ -15,7 +15,5 @@ ROWS = (
         flags=("--checkpoint-restore-container-level-enabled",),
         env=("CONTAINER_CHECKPOINT_RESTORE_CONTAINER_LEVEL_ENABLED",),
         rules=(rules.one_of("none", "checkpoint_only", "checkpoint_restore"),),
-        later="checkpoint and restore of containers",
-        idle="none",
     ),
 )

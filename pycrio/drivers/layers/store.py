@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pycrio.drivers.layers import hold
+from pycrio.drivers.layers.changes import Changes
 from pycrio.drivers.layers.check import Checker
 from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.images import Images
@@ -24,8 +25,8 @@ log = obslog.get("store")
 
 
 class Store:
-    """One store. ``images``, ``layers`` and ``rootfs`` satisfy the ports of these names, ``checker`` verifies and
-    repairs.
+    """One store. ``images``, ``layers``, ``rootfs`` and ``changes`` satisfy the ports of these names, ``checker``
+    verifies and repairs.
 
     Usable between ``open`` and ``close``. Other programs may use the same directories all the while.
     """
@@ -42,6 +43,7 @@ class Store:
         self.layers = Layers(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.images = Images(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
+        self.changes = Changes(self._index, self._overlay, self._mounter)
         self.checker = Checker(settings, self._index, self._overlay, self.rootfs, turn)
 
     async def open(self) -> int:

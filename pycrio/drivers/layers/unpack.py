@@ -35,7 +35,7 @@ from pycrio.obs import log as obslog
 log = obslog.get("store")
 
 _SPLIT = "tar-split.gz"
-_MALFORMED = {
+MALFORMED = {  # what the errors of the extractor say of a stream
     errno.EBADMSG: "is malformed",
     errno.EFBIG: "is larger than allowed",
     errno.E2BIG: "holds more than allowed",
@@ -368,6 +368,6 @@ def _translate(layer: LayerDescriptor, error: OSError) -> Exception:
     detail = f"{step}: {error.strerror}" if step else str(error.strerror)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Exhausted(f"layer {layer.digest}: no space left in the store{where}: free disk space or inodes")
-    if error.errno in _MALFORMED:
-        return BadImage(f"layer {layer.digest} {_MALFORMED[error.errno]}{where} ({detail})")
+    if error.errno in MALFORMED:
+        return BadImage(f"layer {layer.digest} {MALFORMED[error.errno]}{where} ({detail})")
     return StoreFailure(f"layer {layer.digest} could not be extracted{where}: {detail}")

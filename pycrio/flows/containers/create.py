@@ -1,7 +1,7 @@
 """Create a container in a ready pod.
 
 1. Check the request; join a creation of the same name, or hand out the container that it made.
-2. Find the image, check its signature policy again if configured.
+2. Find the image, check its signature policy again if configured. Where it is a checkpoint: see ``restore.py``.
 3. Root file system: read-write layer above the image, mounted.
 4. Who runs: user and groups against the image's files; volumes and mounts; devices.
 5. The OCI config, with hooks, CDI edits and what NRI plugins adjust, into the bundle.
@@ -16,7 +16,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
-from pycrio.flows.containers import inputs
+from pycrio.flows.containers import inputs, restore
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node, now
@@ -51,6 +51,7 @@ class Making:
     name: str
     dirs: ContainerDirs
     rootfs: str
+    origin: restore.Origin | None = None
 
 
 def check(config: ContainerConfig) -> None:
@@ -67,8 +68,11 @@ def check(config: ContainerConfig) -> None:
     check_labels(config.labels)
 
 
-async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: PodConfig) -> str:
-    """Create a container; the id. The same request again gives the same container, also while the first one runs."""
+async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: PodConfig, checkpoint: str = "") -> str:
+    """Create a container; the id. The same request again gives the same container, also while the first one runs.
+
+    ``checkpoint`` is an archive to make it of, with the image that the request names below its root file system.
+    """
     check(config)
     pod = node.ready_pod(pod_id)
     if config.security.privileged and not pod.privileged:
@@ -79,10 +83,10 @@ async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: P
     known = node.containers.by_name(name)
     if known is not None:
         return known.id
-    return await node.creating.run(("container", name), lambda: _create(node, pod, config, name))
+    return await node.creating.run(("container", name), lambda: _create(node, pod, config, name, checkpoint))
 
 
-async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str) -> str:
+async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str, checkpoint: str) -> str:
     host = node.host
     handler = host.handlers.get(pod.handler)
     with steps.flow("CreateContainer", name):
@@ -91,13 +95,13 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
             node.names.reserve(name, ident)
             undo.push("release name", node.names.release, name, ident)
             with steps.step("container image"):
-                image = await _image(node, config, pod)
+                image, origin = await _origin(node, config, pod, (ident, checkpoint), undo)
             with steps.step("container storage creation"):
                 making = await _storage(
                     node,
                     Making(
                         pod=pod,
-                        config=config,
+                        config=origin.config if origin else config,
                         handler=handler,
                         image=image,
                         annotations=pod_options.allowed(pod.config, handler, host.options),
@@ -105,6 +109,7 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
                         name=name,
                         dirs=ContainerDirs("", ""),
                         rootfs="",
+                        origin=origin,
                     ),
                     undo,
                 )
@@ -123,13 +128,31 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
     return ident
 
 
-async def _image(node: Node, config: ContainerConfig, pod: PodRecord) -> StoredImage:
-    image = await images.find(node, config.image.image)
-    if image is None:
-        raise NotFound("image", config.image.image, "pull it first")
+async def _origin(
+    node: Node, config: ContainerConfig, pod: PodRecord, making: tuple[str, str], undo: Undo
+) -> tuple[StoredImage, restore.Origin | None]:
+    """The image of a new container (``making``: its id, and the archive that it is to be made of), and the checkpoint
+    if it is made of one."""
+    ident, checkpoint = making
+    handler = node.host.handlers.get(pod.handler)
+    archive = checkpoint or await restore.archive_of(node, config)
+    if archive:
+        origin = await restore.from_archive(node, config, handler, archive, config.image.image if checkpoint else "")
+    else:
+        image = await images.find(node, config.image.image)
+        if image is None:
+            raise NotFound("image", config.image.image, "pull it first")
+        await _verify(node, image, config, pod)
+        if restore.IMAGE_MARK not in image.annotations:
+            return image, None
+        origin = await restore.from_image(node, config, handler, image, ident, undo)
+    await _verify(node, origin.image, origin.config, pod)
+    return origin.image, origin
+
+
+async def _verify(node: Node, image: StoredImage, config: ContainerConfig, pod: PodRecord) -> None:
     if node.host.options.signature_checked_at_create:
         await node.host.registry.verify_stored(image, config.image.user_specified_image, pod.config.metadata.namespace)
-    return image
 
 
 async def _storage(node: Node, making: Making, undo: Undo) -> Making:
@@ -160,7 +183,10 @@ async def _storage(node: Node, making: Making, undo: Undo) -> Making:
     )
     dirs = await rootfs.create(entry)
     undo.push("remove root file system", rootfs.remove, making.ident)
-    return replace(making, dirs=dirs, rootfs=await rootfs.mount(making.ident))
+    making = replace(making, dirs=dirs)
+    if making.origin is not None:
+        await restore.unpack(node, making, making.origin)
+    return replace(making, rootfs=await rootfs.mount(making.ident))
 
 
 async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
@@ -181,6 +207,8 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     record = await node.plugins.create(pod, _record(making, parts, plan, who), document, undo)
     inputs.check_memory_floor(record.resources, making.handler.container_min_memory)
     inputs.adapt_to_host(node, document)
+    if making.origin is not None:
+        restore.check_binds(making.origin, document)
     content = json.dumps(document).encode("utf-8", "surrogateescape")
     await host.files.write(f"{making.dirs.run}/config.json", content, 0o600)
     await host.files.write(f"{making.dirs.persist}/config.json", content, 0o600)
@@ -219,8 +247,11 @@ def log_path(pod: PodRecord, config: ContainerConfig, ident: str) -> str:
 
 
 async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Undo) -> ContainerRecord:
-    """Have a monitor create the container by its runtime."""
+    """Have a monitor create the container by its runtime. A container of a checkpoint gets its processes at its start,
+    by then complete: there is no created state between."""
     host, config = node.host, making.config
+    if making.origin is not None:
+        return replace(record, restored_from=f"{making.dirs.persist}/{restore.DIRECTORY}", created_at=now())
     await host.files.make_dirs(posixpath.dirname(record.log_path), 0o755)
     node.unborn.add(making.ident)
     undo.push("forget exit", host.monitors.forget_exit, making.ident)

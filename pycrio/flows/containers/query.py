@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pycrio.errors import Ambiguous, NotFound
+from pycrio.flows.containers.capture import timestamp
 from pycrio.flows.node_state import Node
 from pycrio.flows.views import ContainerFilter, ContainerStatusView
 from pycrio.model.container import ContainerRecord
@@ -26,7 +27,7 @@ async def status(node: Node, ident: str, verbose: bool) -> ContainerStatusView:
         "privileged": container.privileged,
     }
     if container.checkpointed_at:
-        document["checkpointedAt"] = container.checkpointed_at
+        document["checkpointedAt"] = timestamp(container.checkpointed_at)
     if container.restored_from:
         document["restored"] = True
     return ContainerStatusView(container, {"info": json.dumps(document)})

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pycrio.errors import NotFound, PycrioError, WrongState
 from pycrio.flows.containers import remove as remove_container
+from pycrio.flows.containers import restore
 from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerState
 from pycrio.model.event import Event, EventType
@@ -29,7 +30,10 @@ async def start(node: Node, ident: str) -> None:
         with steps.flow("StartContainer", container.name), steps.step("start"):
             failure: PycrioError | None = None
             try:
-                await node.host.runtime.start(handler, container.id)
+                if container.awaits_restore:
+                    container = await restore.run(node, container, handler)
+                else:
+                    await node.host.runtime.start(handler, container.id)
             except PycrioError as e:
                 failure = e
         if failure is None:

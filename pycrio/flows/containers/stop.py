@@ -42,6 +42,12 @@ async def stop(node: Node, ident: str, timeout: int) -> None:
 async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
     host = node.host
     try:
+        await live.unfrozen.wait()  # a checkpoint under way ends first: cut off, it would leave broken processes
+        if container.awaits_restore:
+            await exits.unstarted(node, container.id)
+        container = node.containers.resolve(container.id) or container
+        if container.state is ContainerState.EXITED:
+            return
         await _thaw(node, container)
         number = signal_number(container.stop_signal)
         host.processes.kill(container.pid, container.pid_start_time, number)
