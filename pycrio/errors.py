@@ -102,6 +102,23 @@ class RegistryError(PycrioError):
         self.code = code
         self.status = status
 
+    @staticmethod
+    def of(message: str, *, code: str = "", status: int = 0) -> RegistryError:
+        """The class that fits what the registry said."""
+        if status == 404 or code in ("MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN"):
+            return RegistryNotFound(message, code=code, status=status)
+        if status in (401, 403) or code in ("UNAUTHORIZED", "DENIED"):
+            return RegistryDenied(message, code=code, status=status)
+        return RegistryError(message, code=code, status=status)
+
+
+class RegistryNotFound(RegistryError):
+    """The registry does not have what was asked for."""
+
+
+class RegistryDenied(RegistryError):
+    """The registry wants other credentials, or does not give it to anybody."""
+
 
 class RegistryUnavailable(RegistryError):
     """The registry cannot be reached; the text begins with the name that the kubelet recognises."""

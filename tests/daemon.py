@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tests.cri import Cri
 
@@ -66,8 +66,10 @@ class Daemon:
         monitor: str = "",
         extra: str = "",
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "pycrio"),
     ) -> None:
         self.dir = directory
+        self.program = program
         self.env = dict(env or {})
         self.process: subprocess.Popen[bytes] | None = None
         for name in ("net.d", "hooks", "conf.d", "cdi"):
@@ -99,7 +101,7 @@ class Daemon:
 
     def start(self, *flags: str, wait: bool = True) -> None:
         """Start and wait until the socket answers."""
-        command = [sys.executable, "-m", "pycrio", "-c", f"{self.dir}/crio.conf", "-d", f"{self.dir}/conf.d"]
+        command = [sys.executable, *self.program, "-c", f"{self.dir}/crio.conf", "-d", f"{self.dir}/conf.d"]
         command += ["--registries-conf", f"{self.dir}/registries.conf", *flags]
         with open(f"{self.dir}/log", "ab") as out:
             self.process = subprocess.Popen(

@@ -42,6 +42,8 @@ CODES: dict[type[BaseException], Code] = {
     errors.Exhausted: Code.RESOURCE_EXHAUSTED,
     errors.Timeout: Code.DEADLINE_EXCEEDED,
     errors.Unavailable: Code.UNAVAILABLE,
+    errors.RegistryNotFound: Code.NOT_FOUND,
+    errors.RegistryDenied: Code.PERMISSION_DENIED,
     # The kubelet takes the code away only from UNKNOWN errors of a pull and then compares the beginning of the text
     # with these names: any other code would hide them.
     errors.SignatureInvalid: Code.UNKNOWN,

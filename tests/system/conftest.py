@@ -72,9 +72,10 @@ def make_node(images: Pushed, isolation: Isolation, *, drop_in: str = "", **how:
 
 
 def end_node(node: Node) -> None:
-    """Stop everything; a daemon that cannot end by itself is an error."""
+    """Stop everything; a daemon that cannot end by itself is an error, and so is any failure that was not foreseen."""
     directory = pathlib.Path(node.dir)
     try:
+        assert "Unforeseen failure" not in node.daemon.log
         node.clear()
         assert node.daemon.stop() == 0, node.daemon.log[-4000:]
     finally:
@@ -89,6 +90,38 @@ def node(images: Pushed, isolation: Isolation) -> Iterator[Node]:
     node = make_node(images, isolation)
     yield node
     end_node(node)
+
+
+@dataclass(frozen=True)
+class Bystander:
+    """A pod and a container that have nothing to do with what a test does wrong."""
+
+    pod: str
+    container: str
+    status: object
+    pod_status: object
+
+
+@pytest.fixture(scope="module")
+def bystander(node: Node) -> Bystander:
+    pod = node.pod("bystander")
+    ctr = node.start(pod, "sleep", "100000")
+    pod_status = node.cri.PodSandboxStatus(pod_sandbox_id=pod).status
+    return Bystander(pod, ctr, node.status(ctr), pod_status)
+
+
+@pytest.fixture
+def others_untouched(node: Node, bystander: Bystander) -> Iterator[None]:
+    """Whatever the test did: the daemon is the same process, and the bystander is as it was."""
+    pid = node.pid
+    yield
+    assert node.pid == pid
+    assert node.daemon.process is not None
+    assert node.daemon.process.poll() is None
+    assert "Unforeseen failure" not in node.daemon.log
+    assert node.status(bystander.container) == bystander.status
+    assert node.cri.PodSandboxStatus(pod_sandbox_id=bystander.pod).status == bystander.pod_status
+    assert bytes(node.exec(bystander.container, "echo", "here").stdout) == b"here\n"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -231,6 +232,13 @@ class Node:
     def restart(self) -> None:
         assert self.daemon.stop() == 0, self.daemon.log[-4000:]
         self.daemon.start()
+
+    def reload(self) -> None:
+        """SIGHUP, and wait until the configuration has been read."""
+        done = "Configuration reload completed"
+        before = self.daemon.log.count(done)
+        os.kill(self.pid, signal.SIGHUP)
+        eventually(lambda: self.daemon.log.count(done) > before)
 
     def crash(self) -> None:
         """SIGKILL to the daemon, and a new one."""

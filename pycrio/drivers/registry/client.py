@@ -298,7 +298,7 @@ def _summary(failures: Sequence[PycrioError]) -> PycrioError:
     told = next((error for error in failures if not isinstance(error, RegistryUnavailable)), failures[0])
     text = "; ".join(str(error).removeprefix(f"{_prefix(error)}: ") for error in failures)
     if isinstance(told, RegistryError) and not isinstance(told, RegistryUnavailable):
-        return RegistryError(text, code=told.code, status=told.status)
+        return RegistryError.of(text, code=told.code, status=told.status)
     return ConfigError([text]) if isinstance(told, ConfigError) else type(told)(text)
 
 

@@ -52,4 +52,4 @@ class Trouble(Exception):
             return BadImage(message)
         if self.kind == "unsupported":
             return Unsupported(message)
-        return RegistryError(message, code=self.code or _CODES.get(self.status, ""), status=self.status)
+        return RegistryError.of(message, code=self.code or _CODES.get(self.status, ""), status=self.status)

@@ -234,7 +234,10 @@ def _devices(node: Node, making: Making, who: ResolvedUser) -> list[DeviceNode]:
             raise InvalidRequest(f"device {path} is specified but is not in allowed_devices")
         add(path, inside, access)
     for device in config.devices:
-        add(device.host_path, device.container_path, device.permissions or "rwm")
+        access = device.permissions or "rwm"
+        if not _DEVICE.match(access):
+            raise InvalidRequest(f"device {device.host_path} has access {access!r} where letters of rwm are expected")
+        add(device.host_path, device.container_path, access)
     return list(found.values())
 
 

@@ -31,6 +31,7 @@ from pycrio.obs import steps
 
 log = obslog.get("pod")
 LABEL_LIMIT = 4096
+HOST_NAME_MAX = 64
 
 
 def check(config: PodConfig) -> None:
@@ -44,6 +45,8 @@ def check(config: PodConfig) -> None:
                 f"PodSandboxConfig.metadata.{part} {value!r} contains a character that no name can have"
             )
     check_labels(config.labels)
+    if len(config.hostname.encode()) > HOST_NAME_MAX or any(ord(c) <= 32 for c in config.hostname):
+        raise InvalidRequest(f"hostname {config.hostname[:80]!r} is not a name of at most {HOST_NAME_MAX} characters")
     security = config.security
     if security.run_as_group is not None and security.run_as_user is None:
         raise InvalidRequest("run_as_group of a pod needs run_as_user beside it")
@@ -157,6 +160,8 @@ async def _files(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     files, config = node.host.files, pod.config
     owner = (root_of(pod.uid_map), root_of(pod.gid_map))
     await files.make_dirs(pod.log_directory, 0o700)
+    if not config.log_directory:
+        undo.push("remove log directory", files.remove, pod.log_directory)
     await files.make_dirs(pod.run_dir, 0o711)
     undo.push("remove run directory", files.remove, posixpath.dirname(pod.run_dir))
     await files.write(f"{pod.run_dir}/hostname", pod.hostname.encode() + b"\n", 0o644, owner)
