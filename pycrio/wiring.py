@@ -41,13 +41,12 @@ from pycrio.drivers.runtime.checkpoint import Settings as CheckpointSettings
 from pycrio.drivers.runtime.cli import Runtime
 from pycrio.drivers.runtime.cli import Settings as RuntimeSettings
 from pycrio.drivers.runtime.handlers import Handlers, find_program, probe
-from pycrio.errors import ConfigError
-from pycrio.model.node import Handler, Identity
-from pycrio.obs import log as obslog
-
 from pycrio.drivers.security.host import Security
 from pycrio.drivers.security.host import Settings as SecuritySettings
+from pycrio.errors import ConfigError
 from pycrio.flows.ports import Host, Options, Workload
+from pycrio.model.node import Handler, Identity
+from pycrio.obs import log as obslog
 
 log = obslog.get("wiring")
 
@@ -85,7 +84,20 @@ async def build(config: Config, version: str) -> Parts:
     cgroups = Cgroups(CgroupSettings(config.text("crio.runtime.cgroup_manager")))
     systemd = cgroups.driver() == "systemd"
     prefix = taskset(config)
-    registry = Registry(replace(registry_settings(config), stored_signatures=store.images.signatures))
+    artifacts = Artifacts(
+        ArtifactSettings(config.text("crio.root"), config.texts("crio.runtime.additional_artifact_stores"))
+    )
+
+    async def stored_document(digest: str) -> bytes | None:
+        return await store.images.document(digest) or await artifacts.document(digest)
+
+    registry = Registry(
+        replace(
+            registry_settings(config),
+            stored_signatures=store.images.signatures,
+            stored_document=stored_document,
+        )
+    )
     network = Network(
         NetworkSettings(
             network_dir=config.text("crio.network.network_dir"),
@@ -125,9 +137,7 @@ async def build(config: Config, version: str) -> Parts:
         handlers=handlers,
         registry=registry,
         images=store.images,
-        artifacts=Artifacts(
-            ArtifactSettings(config.text("crio.root"), config.texts("crio.runtime.additional_artifact_stores"))
-        ),
+        artifacts=artifacts,
         layers=store.layers,
         rootfs=store.rootfs,
         changes=store.changes,
@@ -187,6 +197,7 @@ def registry_settings(config: Config) -> RegistrySettings:
         global_auth_file=config.text("crio.image.global_auth_file"),
         namespaced_auth_dir=config.text("crio.image.namespaced_auth_dir"),
         pull_progress_timeout=config.seconds("crio.image.pull_progress_timeout"),
+        follow=config.flag("crio.image.auto_reload_registries"),
     )
 
 
