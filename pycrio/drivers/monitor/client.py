@@ -80,7 +80,7 @@ class Monitors:
                 args += ["--runtime-opt", option]
         if request.tty:
             args.append("-t")
-        elif request.stdin and not request.stdin_once:
+        if request.stdin and not request.stdin_once:  # a terminal's input outlasts its first client, too
             args.append("--leave-stdin-open")
         if request.stdin:
             args.append("-i")

@@ -185,10 +185,10 @@ class _Scratch:
             return 0
 
     def close(self) -> None:
-        for name in (self.process, self.pidfile):
-            if os.path.lexists(name):
-                os.unlink(name)
+        """Remove all of it, also what a runtime that was killed had begun to write. Idempotent."""
         if os.path.isdir(self._dir):
+            for name in os.listdir(self._dir):
+                os.unlink(os.path.join(self._dir, name))
             os.rmdir(self._dir)
 
     def __enter__(self) -> _Scratch:
