@@ -77,6 +77,7 @@ class Daemon:
             log.info("Removed what an interrupted run left in the store", count=removed)
         await parts.security.open()
         await parts.network.open()
+        await parts.registry.open()
         return parts
 
     async def _serve(self, listener: Listener, parts: wiring.Parts) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -454,37 +456,52 @@ async def test_images_apart_from_containers(tools: Tools, tmp_path: Path) -> Non
 
 
 async def test_everybody_at_once(store: Store, tools: Tools, tmp_path: Path) -> None:
-    """podman, skopeo, buildah and we work in one root; in the end everything is there and nothing else."""
+    """podman, skopeo, buildah and we work in one root; in the end everything is there and nothing else.
+
+    A few rounds; with PYCRIO_LONG=<seconds> (1: two minutes) as many as fit into that time.
+    """
+    seconds = float(os.environ.get("PYCRIO_LONG", "0"))
+    end = time.monotonic() + (120 if seconds == 1 else seconds)
     base = await pulled(store)
     layouts = [
         oci_layout(tmp_path / f"oci{n}", "x", [*TARS, make_tar({f"file{n}": b"%d" % n * 1000})]) for n in range(4)
     ]
+    done = {"theirs": 0, "ours": 0}
+
+    def turns(kind: str, least: int) -> Iterator[int]:
+        for turn in itertools.count():
+            if turn >= least and time.monotonic() >= end:
+                return
+            yield turn
+            done[kind] += 1
 
     async def theirs(number: int) -> None:
-        name = f"{tools.transport}registry.test/lab/their{number}:1"
-        for _ in range(3):
-            await asyncio.to_thread(tools.skopeo, "copy", layouts[number], name)
-            await asyncio.to_thread(
-                tools.podman, *tools.run_argv(f"registry.test/lab/their{number}:1", "/bin/sh", "-c", ":")
-            )
-            await asyncio.to_thread(tools.podman, "rmi", f"registry.test/lab/their{number}:1")
-        await asyncio.to_thread(tools.skopeo, "copy", layouts[number], name)
+        name = f"registry.test/lab/their{number}:1"
+        for _ in turns("theirs", 3):
+            await asyncio.to_thread(tools.skopeo, "copy", layouts[number], f"{tools.transport}{name}")
+            await asyncio.to_thread(tools.podman, *tools.run_argv(name, "/bin/sh", "-c", ":"))
+            work = (await asyncio.to_thread(tools.buildah, "from", "--pull-never", name)).strip()
+            await asyncio.to_thread(tools.buildah, "rm", work)
+            await asyncio.to_thread(tools.podman, "rmi", name)
+        await asyncio.to_thread(tools.skopeo, "copy", layouts[number], f"{tools.transport}{name}")
 
     async def ours(number: int) -> None:
-        for turn in range(12):
+        for turn in turns("ours", 12):
+            name = f"registry.test/lab/our{number}:{turn}"
             tars = [*TARS, make_tar({f"ours{number}": b"%d" % turn * 500})]
-            image = await pulled(store, f"registry.test/lab/our{number}:{turn}", tars)
-            ident = f"{number}{turn:x}" * 32
+            image = await pulled(store, name, tars)
+            ident = f"{number}{turn:07x}" * 8
             await store.rootfs.create(Entry(ident, (f"box{number}-{turn}",), image.id))
             path = await store.rootfs.mount(ident)
             assert Path(path, f"ours{number}").read_bytes() == b"%d" % turn * 500
             await store.rootfs.unmount(ident)
             assert image.id in {i.id for i in await store.images.all()}
             await store.rootfs.remove(ident)
-            if turn % 2:
+            if turn % 2 or turn >= 12:
                 await store.images.remove(image.id)
 
     await asyncio.gather(*(theirs(n) for n in range(2)), *(ours(n) for n in range(3)))
+    print(f"rounds: {done}")
     names = sorted(n for i in await store.images.all() for n in i.names)
     expected = [NAME, *(f"registry.test/lab/their{n}:1" for n in range(2))]
     expected += [f"registry.test/lab/our{n}:{t}" for n in range(3) for t in range(0, 12, 2)]

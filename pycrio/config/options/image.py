@@ -127,10 +127,9 @@ ROWS = (
         "crio.image.auto_reload_registries",
         "bool",
         False,
-        "Take changes of registries.conf.d over at once, without SIGHUP.",
+        "Take changes of registries.conf and registries.conf.d over at once, without SIGHUP.",
         flags=("--auto-reload-registries",),
         env=("AUTO_RELOAD_REGISTRIES",),
-        later="following registries.conf.d (SIGHUP reads it again)",
     ),
     Row(
         "crio.image.pull_progress_timeout",
@@ -148,8 +147,6 @@ ROWS = (
         "Let pods mount OCI artifacts as image volumes.",
         flags=("--oci-artifact-mount-support",),
         env=("CONTAINER_OCI_ARTIFACT_SUPPORT",),
-        later="OCI artifacts",
-        idle=False,
     ),
     Row(
         "crio.image.short_name_mode",

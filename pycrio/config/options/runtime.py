@@ -54,7 +54,6 @@ _HANDLING = (
         "Directories with read-only OCI artifact stores (each holds artifacts/), searched before our own.",
         flags=("--additional-artifact-stores",),
         rules=(rules.each(rules.absolute_item),),
-        later="OCI artifacts",
     ),
     Row(
         "crio.runtime.conmon",

@@ -77,6 +77,18 @@ class Artifacts:
     def _present(self, digests: Sequence[str]) -> frozenset[str]:
         return frozenset(d for d in digests if os.path.exists(self._path(d)))
 
+    async def document(self, digest: str) -> bytes | None:
+        """A manifest or config of any artifact by its digest; None when no layout has it. Not verified."""
+        if not any(map(_stamp, self._homes)):
+            return None
+        return await offload("store", self._document, digest)
+
+    def _document(self, digest: str) -> bytes | None:
+        for home in self._homes:
+            with contextlib.suppress(StoreFailure, BadImage):
+                return self._read(home, digest)
+        return None
+
     async def _current(self) -> _View:
         stamps = tuple(map(_stamp, self._homes))
         if self._view is None or self._view.stamps != stamps:

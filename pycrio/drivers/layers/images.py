@@ -140,6 +140,12 @@ class Images:
             raise NotFound("image data", key, f"image {image_id} has no such item")
         return await look(lambda: self._data(record, key))
 
+    async def document(self, digest: str) -> bytes | None:
+        """A manifest, index or config of any image by its digest; None when no image has it. Not verified."""
+        view = await self._index.current()
+        where = next((w for rows in view.images if (w := rows.derive(_by_document).get(digest))), None)
+        return None if where is None else await look(lambda: self._data(*where)) or None
+
     async def signatures(self, image_id: str) -> tuple[bytes, ...]:
         """Signature blobs kept with an image and with the image of its platform, as the record's sizes divide them."""
         found = (await self._index.current()).image(image_id)
@@ -192,6 +198,8 @@ class Images:
                 )
             fresh = ImageRecord(id=image_id, layer=top_layer, created=created)
             record = _with_items(replace(known or fresh, metadata=metadata), items, image.manifest_digest)
+            if known == record and self._complete(record, image.name, items):
+                return self._image(view, record, False)
             if known is not None and _signatures(known) not in ("", _signatures(record)):
                 # Other signatures than before: at no time may the record describe a file that is not there.
                 edit.put(_with_items(known, {}, known.digest))
@@ -208,6 +216,13 @@ class Images:
                 record = _give_name(edit, record, image.name)
             edit.save()
             return self._image(self._index.view(), record, False)
+
+    def _complete(self, record: ImageRecord, name: str, items: Mapping[str, bytes]) -> bool:
+        """True when an image was pulled again by the name that it got last, and nothing is to be written."""
+        if name and (name not in record.names or record.names_history[:1] != (name,)):
+            return False
+        directory = f"{self._settings.images_dir}/{record.id}"
+        return all(_stored_size(f"{directory}/{data_file(key)}") == len(data) for key, data in items.items())
 
     async def untag(self, image_id: str, name: str) -> None:
         """Take one name from an image; a name that it does not have is fine."""
@@ -260,6 +275,18 @@ class Images:
                 self._mounter.unmount_all(f"{self._settings.image_home}/{layer_id}/merged")
                 mounts.drop(layer_id)
             mounts.save()
+
+
+def _by_document(rows: Rows[ImageRecord]) -> dict[str, tuple[ImageRecord, str]]:
+    """Big data items that are documents of the image-spec, by digest."""
+    found: dict[str, tuple[ImageRecord, str]] = {}
+    for record in rows.by_id.values():
+        for key in record.data_names:
+            if key == "manifest":
+                found.setdefault(record.data_digests.get(key, ""), (record, key))
+            elif key.startswith(("manifest-", "sha256:")):
+                found.setdefault(key.removeprefix("manifest-"), (record, key))
+    return found
 
 
 def _same(one: View, other: View) -> bool:

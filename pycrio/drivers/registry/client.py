@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pycrio._native.pools import offload
 from pycrio.drivers.registry import auth, lookaside, mirrors, platforms
 from pycrio.drivers.registry.endpoint import Endpoint
-from pycrio.drivers.registry.find import Found, find
+from pycrio.drivers.registry.find import Found, Kept, find
+from pycrio.drivers.registry.follow import Follower
 from pycrio.drivers.registry.login import Login
 from pycrio.drivers.registry.policy import Accept, Reject, Requirement
 from pycrio.drivers.registry.reference import Reference
@@ -36,6 +37,7 @@ from pycrio.obs import log as obslog
 log = obslog.get("registry")
 
 _LOGINS = 256
+_PROOFS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,27 @@ class Registry:
         self._transport = Transport(settings)
         self._trust = Trust(settings)
         self._logins: dict[tuple[str, bool, str], Login] = {}
+        self._follower: Follower | None = None
+        # Digests that a registry let somebody have: access and digest → until when that counts (loop time).
+        self._proofs: dict[tuple[tuple[str, bool, str], str], float] = {}
         self._aliases: Mapping[str, Reference] = {}
         self._aliases_stamp: tuple[int, int, int] | None = None
 
+    async def open(self) -> None:
+        """Follow the registry configuration, if so configured."""
+        settings = self._settings
+        if settings.follow:
+            self._follower = Follower(
+                settings.registries_conf or mirrors.SYSTEM_FILE,
+                settings.registries_conf_dir or mirrors.SYSTEM_DIR,
+                self.reload,
+            )
+            self._follower.open()
+
     async def close(self) -> None:
         """Close the connections."""
+        if self._follower is not None:
+            await self._follower.close()
         await self._transport.close()
 
     async def reload(self) -> None:
@@ -77,6 +95,7 @@ class Registry:
         self._registries = await offload("store", mirrors.load, settings.registries_conf, settings.registries_conf_dir)
         self._transport.forget()
         self._logins.clear()
+        self._proofs.clear()
 
     def names(self, reference: str) -> tuple[str, ...]:
         """Full names that a reference may mean; empty for a short name that nothing resolves."""
@@ -150,15 +169,27 @@ class Registry:
     async def _find(self, reference: Reference, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, Found]:
         """Ask one place after the other; the first that has the image is where it comes from."""
         earlier: list[str] = []
+        document, now = self._settings.stored_document, asyncio.get_running_loop().time()
         for endpoint in endpoints:
+            proven = self._proofs.get((endpoint.access, reference.digest), 0.0) > now
             try:
-                return endpoint, await find(endpoint, self._platform, self._settings.limits)
+                found = await find(endpoint, self._platform, self._settings.limits, Kept(document, proven))
+                if not proven:
+                    self._prove(endpoint, found.digests, now + self._settings.proof)
+                return endpoint, found
             except Trouble as trouble:
                 if endpoint is endpoints[-1]:
                     trouble.text += f" (before that: {'; '.join(earlier)})" if earlier else ""
                     raise trouble.failure(str(reference), endpoint.label) from trouble
                 earlier.append(f"{endpoint.label}: {trouble.text}")
         raise AssertionError("unreachable: there is always a primary registry")
+
+    def _prove(self, endpoint: Endpoint, digests: Sequence[str], until: float) -> None:
+        for digest in digests:
+            self._proofs.pop((endpoint.access, digest), None)
+            self._proofs[endpoint.access, digest] = until
+        while len(self._proofs) > _PROOFS:
+            del self._proofs[next(iter(self._proofs))]
 
     async def _endpoint(self, source: mirrors.Source, wallet: _Wallet, primary: mirrors.Source) -> Endpoint:
         """A place with the credentials for it: those of the request are for the registry it names, not for mirrors."""
@@ -176,7 +207,7 @@ class Registry:
         self._logins[key] = login  # at the end: the least recently used one goes first
         while len(self._logins) > _LOGINS:
             del self._logins[next(iter(self._logins))]
-        return Endpoint(self._transport, login, source, self._settings.limits)
+        return Endpoint(self._transport, login, source, self._settings.limits, key)
 
     async def fetch(
         self, image: RemoteImage, layer: LayerDescriptor, sink_fd: int, progress: Callable[[int], None]

@@ -33,11 +33,15 @@ class Document:
 class Endpoint:
     """Requests to one repository at one place."""
 
-    def __init__(self, transport: Transport, login: Login, source: Source, limits: Limits) -> None:
+    def __init__(
+        self, transport: Transport, login: Login, source: Source, limits: Limits, access: tuple[str, bool, str]
+    ) -> None:
         self._transport = transport
         self._login = login
         self._limits = limits
         self.source = source
+        # Who asks for what: equal values get equal answers, as far as permissions go.
+        self.access = access
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,20 +33,42 @@ class Found:
         return (self.digest, self.index_digest) if self.index_digest else (self.digest,)
 
 
-async def find(endpoint: Endpoint, platform: Platform, limits: Limits) -> Found:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Documents that the node has already, by digest. ``top``: whoever asks may have the manifest that the reference
+    itself names from there; otherwise the registry decides about that one."""
+
+    document: Callable[[str], Awaitable[bytes | None]] | None = None
+    top: bool = False
+
+    async def get(self, digest: str) -> bytes | None:
+        """The document; None when absent or not what its digest says."""
+        data = await self.document(digest) if self.document is not None else None
+        return data if data is not None and manifests.digest_of(data, digest) == digest else None
+
+    async def manifest(self, digest: str) -> Document | None:
+        """A manifest or index that says itself what it is: without, what counts is the registry's header."""
+        data = await self.get(digest)
+        if data is None or not isinstance(manifests.parse_json(data, "its manifest").get("mediaType"), str):
+            return None
+        return Document(data, "", digest)
+
+
+async def find(endpoint: Endpoint, platform: Platform, limits: Limits, kept: Kept) -> Found:
     """Look an image up; raises Trouble, whatever is wrong."""
     try:
-        return await _find(endpoint, platform, limits)
+        return await _find(endpoint, platform, limits, kept)
     except BadImage as error:
         raise Trouble("bad", str(error)) from error
     except Unsupported as error:
         raise Trouble("unsupported", str(error)) from error
 
 
-async def _find(endpoint: Endpoint, platform: Platform, limits: Limits) -> Found:
+async def _find(endpoint: Endpoint, platform: Platform, limits: Limits, kept: Kept) -> Found:
     reference = endpoint.source.reference
     wanted = reference.digest or reference.tag
-    top = await endpoint.manifest(wanted, manifests.ACCEPT)
+    known = await kept.manifest(reference.digest) if reference.digest and kept.top else None
+    top = known or await endpoint.manifest(wanted, manifests.ACCEPT)
     digest = _verified(top, reference.digest)
     body, kind, document = _read(top)
     index, index_digest = (body, digest) if kind in manifests.INDEXES else (b"", "")
@@ -58,13 +80,15 @@ async def _find(endpoint: Endpoint, platform: Platform, limits: Limits) -> Found
         entry = _chosen(document, platform, limits)
         if entry.size > limits.manifest:
             raise BadImage(f"its manifest {entry.digest} has {entry.size} bytes, more than {limits.manifest}")
-        below = await endpoint.manifest(entry.digest, manifests.ACCEPT)
+        below = await kept.manifest(entry.digest) or await endpoint.manifest(entry.digest, manifests.ACCEPT)
         digest = _verified(below, entry.digest)
         if len(below.body) != entry.size:
             raise BadImage(f"its manifest {digest} has {len(below.body)} bytes, its index says {entry.size}")
         body, kind, document = _read(below)
     found = manifests.parse_manifest(document, kind, limits.layers)
-    config = await _config(endpoint, found, limits)
+    config = await kept.get(found.config.digest)
+    if config is None or len(config) != found.config.size:
+        config = await _config(endpoint, found, limits)
     diff_ids = () if found.artifact_type else manifests.parse_config(config, found, platform)
     return Found(body, digest, found, config, manifests.layers_of(found, diff_ids), index, index_digest)
 

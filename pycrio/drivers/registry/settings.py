@@ -36,7 +36,10 @@ class Settings:
 
     ``environ`` gives proxies and the places of default credential files. ``os``, ``arch`` and ``variant`` in the
     terms of image-spec, "" for this machine's. ``pull_progress_timeout`` in seconds, 0: none.
-    ``stored_signatures`` reads the signature blobs kept with an image of the store, by image id.
+    ``follow``: read the registry configuration again whenever it changes.
+    ``stored_signatures`` reads the signature blobs kept with an image of the store, by image id. ``stored_document``
+    gives a manifest, index or config that the store has, by digest: what is there is not fetched again. For ``proof``
+    seconds whoever was let at a manifest may have it from the store without asking the registry again.
     """
 
     registries_conf: str = ""
@@ -56,4 +59,7 @@ class Settings:
     user_agent: str = "pycrio"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     limits: Limits = field(default_factory=Limits)
+    follow: bool = False
+    proof: float = 3600.0
     stored_signatures: Callable[[str], Awaitable[tuple[bytes, ...]]] | None = None
+    stored_document: Callable[[str], Awaitable[bytes | None]] | None = None

@@ -1,0 +1,303 @@
+"""Images and artifacts as a kubelet meets them: a real daemon, a real registry, runc, and podman for comparison."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from pycrio.drivers.artifacts.settings import Settings
+from pycrio.drivers.artifacts.store import Artifacts
+from tests.isolation import Isolation
+from tests.system.conftest import Pushed, end_node, make_node
+from tests.system.node import Node, eventually, refused
+from tests.unit.drivers.artifacts.test_store import put, remote
+
+pytestmark = pytest.mark.system
+PINNED = '[crio.image]\npinned_images = ["{}"]\n'
+PROFILE = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
+}
+
+
+@pytest.fixture(scope="module")
+def node(images: Pushed, isolation: Isolation) -> Iterator[Node]:
+    node = make_node(
+        images,
+        isolation,
+        drop_in="[crio.runtime.runtimes.runc]\n"
+        'allowed_annotations = ["seccomp-profile.crio.io"]\n'
+        "[crio.image]\nauto_reload_registries = true\n",
+    )
+    yield node
+    end_node(node)
+
+
+def push_artifact(images: Pushed, name: str, files: dict[str, bytes], **more: Any) -> str:
+    """Push an artifact; its full reference."""
+    found = remote(name, files, **more)
+    repository, _, tag = name.partition(":")
+    for data in (found.config, *files.values()):
+        images.registry.push_blob(repository, data)
+    images.registry.push_manifest(repository, tag, found.manifest, found.manifest_type)
+    return f"{images.registry.address}/{name}"
+
+
+def pull(node: Node, name: str) -> str:
+    return str(node.cri.PullImage(image={"image": name}).image_ref)
+
+
+def status(node: Node, name: str) -> Any:
+    return node.cri.ImageStatus(image={"image": name}).image
+
+
+# --- artifacts ---
+
+
+def test_an_artifact_is_pulled_listed_mounted_protected_and_removed(node: Node, images: Pushed) -> None:
+    files = {"model.bin": b"\x00\x01" * 5000, "docs/readme.txt": b"read me", "docs/deep/x": b"x"}
+    name = push_artifact(images, "art/model:1", files, annotations={"org.example": "yes"})
+    ident = pull(node, name)
+    assert pull(node, name) == ident
+    shown = status(node, name)
+    digest = f"{images.registry.address}/art/model@sha256:{ident}"
+    assert (shown.id, list(shown.repo_tags), list(shown.repo_digests)) == (ident, [name], [digest])
+    assert (shown.size, shown.pinned, dict(shown.spec.annotations)) == (10008, False, {"org.example": "yes"})
+    assert ident in {i.id for i in node.cri.ListImages().images}
+    for other in (ident, f"sha256:{ident}", ident[:12], digest):
+        assert status(node, other).id == ident
+    pod = node.pod()
+    mounts = [
+        {"container_path": "/all", "image": {"image": name}, "readonly": True},
+        {"container_path": "/docs", "image": {"image": digest}, "readonly": True, "image_sub_path": "docs"},
+        {
+            "container_path": "/one.txt",
+            "image": {"image": ident},
+            "readonly": True,
+            "image_sub_path": "docs/readme.txt",
+        },
+    ]
+    box = node.start(pod, "sleep", "1000", mounts=mounts)
+    assert [m.image.image_ref for m in node.status(box).mounts] == [ident] * 3
+    read = node.exec(box, "cat", "/all/docs/readme.txt", "/docs/readme.txt", "/docs/deep/x", "/one.txt")
+    assert read.stdout == b"read meread mexread me"
+    assert node.exec(box, "wc", "-c", "/all/model.bin").stdout.split()[0] == b"10000"
+    assert node.exec(box, "sh", "-c", "echo no > /all/model.bin").exit_code != 0
+    for other in (name, ident):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "the image is in use by", box):
+            node.cri.RemoveImage(image={"image": other})
+    node.remove_pod(pod)
+    node.cri.RemoveImage(image={"image": name})
+    assert not status(node, name).id
+    node.cri.RemoveImage(image={"image": name})
+    blobs = pathlib.Path(node.dir, "root/artifacts/blobs/sha256")
+    assert os.listdir(blobs) == []
+
+
+def test_sub_paths_and_writable_mounts_are_refused(node: Node, images: Pushed) -> None:
+    name = push_artifact(images, "art/refused:1", {"a/b": b"1"})
+    evil = push_artifact(images, "art/evil:1", {"../../etc/passwd": b"1"})
+    for each in (name, evil):
+        pull(node, each)
+    pod = node.pod()
+    for changes, words in (
+        ({"image_sub_path": "nothing"}, 'sub path "nothing" does not exist in image volume'),
+        ({"image": {"image": evil}}, "no path below a directory"),
+        ({"image": {"image": "absent.test/x:1"}}, "does not exist locally"),
+    ):
+        mount = {"container_path": "/x", "image": {"image": name}, "readonly": True, **changes}
+        with pytest.raises(grpc.RpcError) as failure:
+            node.start(pod, "true", mounts=[mount])
+        assert "ImageVolumeMountFailed" in failure.value.details()
+        assert words in failure.value.details()
+    node.remove_pod(pod)
+
+
+def test_a_seccomp_profile_from_an_artifact(node: Node, images: Pushed) -> None:
+    """It is pulled when it is needed; the pod's annotation for one container goes before that for all."""
+    strict = push_artifact(images, "art/strict:1", {"profile.json": json.dumps(PROFILE).encode()})
+    bad = push_artifact(images, "art/bad:1", {"profile.json": b'{"defaultAction": 7}'})
+    pod = node.pod(annotations={"seccomp-profile.crio.io/guarded": strict, "seccomp-profile.crio.io/broken": bad})
+    code, text = node.run(pod, "mkdir", "/tmp/x", name="guarded")
+    assert code != 0
+    assert "not supported" in text
+    assert node.run(pod, "mkdir", "/tmp/x", name="free")[0] == 0
+    with pytest.raises(grpc.RpcError, match="defaultAction"):
+        node.start(pod, "true", name="broken")
+    node.remove_pod(pod)
+
+
+def test_additional_artifact_stores(node: Node, images: Pushed, tmp_path: pathlib.Path) -> None:
+    """Read-only, pinned, and reason enough not to ask a registry."""
+    name = "nowhere.test/lab/model:1"
+    given = asyncio.run(put(Artifacts(Settings(str(tmp_path))), name, {"a": b"given"}))
+    with node.configured(f'[crio.runtime]\nadditional_artifact_stores = ["{tmp_path}"]\n'):
+        assert pull(node, name) == given.image.id
+        shown = status(node, name)
+        assert (shown.id, shown.pinned) == (given.image.id, True)
+        pod = node.pod()
+        mount = {"container_path": "/x", "image": {"image": name}, "readonly": True}
+        assert node.sh(pod, "cat /x/a", mounts=[mount]) == "given"
+        node.remove_pod(pod)
+        with refused(grpc.StatusCode.PERMISSION_DENIED, "additional artifact store"):
+            node.cri.RemoveImage(image={"image": name})
+        assert status(node, name).id
+    assert not status(node, name).id
+
+
+def test_artifact_mounts_can_be_switched_off(node: Node, images: Pushed) -> None:
+    name = push_artifact(images, "art/off:1", {"a": b"1"})
+    with node.configured("[crio.image]\noci_artifact_mount_support = false\n"):
+        pull(node, name)
+        pod = node.pod()
+        with pytest.raises(grpc.RpcError, match="does not exist locally"):
+            node.start(pod, "true", mounts=[{"container_path": "/x", "image": {"image": name}, "readonly": True}])
+        node.remove_pod(pod)
+
+
+# --- configuration that changes under way ---
+
+
+def reload(node: Node) -> None:
+    """SIGHUP, and wait until the daemon says that it is done."""
+    before = node.daemon.log.count("Configuration reload completed")
+    os.kill(node.pid, signal.SIGHUP)
+    eventually(lambda: node.daemon.log.count("Configuration reload completed") > before)
+
+
+def test_pinned_images_are_read_again_on_sighup(node: Node, images: Pushed) -> None:
+    assert not status(node, images.busy).pinned
+    path = pathlib.Path(node.dir, "conf.d", "60-pinned.conf")
+    path.write_text(PINNED.format(f"{images.busy[:-2]}*"))
+    reload(node)
+    assert status(node, images.busy).pinned
+    assert not status(node, images.app).pinned
+    path.write_text(f'[crio.image]\npause_image = "{images.app}"\n')
+    reload(node)
+    assert not status(node, images.busy).pinned
+    assert status(node, images.app).pinned  # the pause image always is
+    path.unlink()
+    reload(node)
+    assert not status(node, images.app).pinned
+
+
+def test_registries_are_read_again_on_sighup_and_when_they_change(node: Node, images: Pushed) -> None:
+    conf = pathlib.Path(node.daemon.dir, "registries.conf")
+    text = conf.read_text()
+    alias = f"{images.registry.address}/sys/busy:1".removesuffix(":1")
+    mark = "Registry configuration changed and was read again"
+    seen = node.daemon.log.count(mark)
+    conf.write_text(text + f'[aliases]\n"shorty" = "{alias}"\n')
+    eventually(lambda: node.daemon.log.count(mark) > seen)
+    assert pull(node, "shorty:1") == pull(node, images.busy)
+    conf.write_text(text)
+    reload(node)
+    assert not status(node, "shorty:1").id
+    with pytest.raises(grpc.RpcError):
+        pull(node, "shorty:1")
+    conf.write_text(text + "nonsense")
+    eventually(lambda: "the old one stays in force" in node.daemon.log)
+    assert pull(node, images.busy)
+    conf.write_text(text)
+    reload(node)
+
+
+# --- the same as others ---
+
+
+# What podman tells in another form than the CRI, and how the one becomes the other (docs/images.md).
+def podman_view(shown: dict[str, Any]) -> dict[str, Any]:
+    user, _, _ = shown["User"].partition(":")
+    return {
+        "id": shown["Id"],
+        "repo_tags": sorted(shown["RepoTags"]),
+        "repo_digests": sorted(shown["RepoDigests"]),
+        "size": shown["Size"],
+        "uid": int(user) if user.isdigit() else None,
+        "username": "" if user.isdigit() else user,
+        "labels": shown["Labels"] or {},
+        "annotations": shown["Annotations"] or {},
+        "config": {k: v for k, v in shown["Config"].items() if v},
+        "layers": shown["RootFS"]["Layers"],
+    }
+
+
+def our_view(node: Node, name: str) -> dict[str, Any]:
+    found = node.cri.ImageStatus(image={"image": name}, verbose=True)
+    image, info = found.image, json.loads(found.info["info"])
+    return {
+        "id": image.id,
+        "repo_tags": sorted(image.repo_tags),
+        "repo_digests": sorted(image.repo_digests),
+        "size": image.size,
+        "uid": image.uid.value if image.HasField("uid") else None,
+        "username": image.username,
+        "labels": info["labels"],
+        "annotations": dict(image.spec.annotations),
+        "config": {k: v for k, v in info["imageSpec"]["config"].items() if v},
+        "layers": info["imageSpec"]["rootfs"]["diff_ids"],
+    }
+
+
+def test_images_are_what_podman_says(node: Node, images: Pushed, tmp_path: pathlib.Path) -> None:
+    """The same images pulled by podman into a root of its own are the same in everything that readers use."""
+    base = ["podman", "--root", f"{tmp_path}/r", "--runroot", f"{node.dir}/podman", "--storage-driver", "overlay"]
+
+    def podman(*argv: str) -> str:
+        done = subprocess.run([*base, *argv], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    policy = f"{node.dir}/policy.json"
+    for name in (images.busy, images.app):
+        podman("pull", "--tls-verify=false", "--signature-policy", policy, name)
+        (shown,) = json.loads(podman("image", "inspect", name))
+        assert our_view(node, name) == podman_view(shown)
+    listed = {i["Id"]: sorted(i["Names"]) for i in json.loads(podman("images", "--format", "json"))}
+    ours = {i.id: sorted(i.repo_tags) for i in node.cri.ListImages().images if i.id in listed}
+    assert ours == listed
+    subprocess.run(["umount", f"{tmp_path}/r/overlay"], check=False, capture_output=True)
+
+
+# --- pulls that bring nothing ---
+
+
+def test_a_present_image_is_pulled_without_the_registry(node: Node, images: Pushed) -> None:
+    """By digest nothing is asked once this daemon was let at it; by tag only the manifest."""
+    access = images.registry.directory / "log"
+    digest = next(d for d in status(node, images.busy).repo_digests if d.startswith(images.registry.address))
+    ident = pull(node, digest)
+
+    def asked(name: str) -> list[str]:
+        before = len(access.read_text().splitlines())
+        assert pull(node, name) == ident
+        images.registry.request("GET", "/v2/")  # the log has everything up to this
+        lines = access.read_text().splitlines()[before:]
+        return [line for line in lines if "/sys/busy/" in line and "User-Agent" not in line and '"GET ' in line]
+
+    assert asked(digest) == []
+    by_tag = asked(images.busy)
+    assert all("/manifests/1" in line for line in by_tag)
+    assert len(by_tag) == 1
+
+
+def test_idle_memory_does_not_know_what_pulling_needs(images: Pushed, isolation: Isolation) -> None:
+    """What pulls import is not in the process before the first of them."""
+    heavy = ("aiohttp", "cryptography", "sigstore")
+    code = (
+        "import sys, asyncio\n"
+        "import pycrio.daemon, pycrio.wiring, pycrio.flows.images.pull, pycrio.drivers.registry.client\n"
+        f"found = [n for n in {heavy!r} if n in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
