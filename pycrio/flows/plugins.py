@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pycrio.errors import InvalidRequest, PycrioError
+from pycrio.errors import InvalidRequest, PycrioError, WrongState
 from pycrio.flows.pods import options as pod_options
 from pycrio.flows.undo import Undo
 from pycrio.model.container import ContainerRecord, ContainerState
@@ -252,10 +252,13 @@ class Plugins:
 
 async def set_limits(node: Node, container: ContainerRecord, document: Mapping[str, Any], noted: Resources) -> None:
     """Have the runtime apply an OCI linux.resources document, and note the limits in the record as that is then.
+    WrongState for a container that waits to be restored: the runtime does not know it yet.
 
     In the container's order of limits, which is inside every other one: a request about one container may change the
     limits of another while that one is being worked on.
     """
+    if container.awaits_restore:
+        raise WrongState(f"container {container.id} is not restored yet: start it before its limits change")
     async with node.turns.of(("limits", container.id)):
         if document:
             await node.host.runtime.update(node.host.handlers.get(container.handler), container.id, document)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import pathlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pycrio.errors import InvalidRequest, NotFound, PluginFailure, RuntimeFailure
+from pycrio.errors import InvalidRequest, NotFound, PluginFailure, RuntimeFailure, WrongState
 from pycrio.flows.containers import create, remove, start, stop, update
 from pycrio.flows.node_state import Node
 from pycrio.flows.pods import remove as pod_remove
@@ -257,6 +258,16 @@ async def test_two_updates_that_change_each_other(env: Env) -> None:
     await asyncio.gather(*(update.update(node, c, Resources(cpu_quota=9)) for c in (one, two)))
     for ident, shares in ((one, 1), (two, 2)):
         assert node.containers.get(ident).resources == Resources(cpu_shares=shares, cpu_quota=9)
+
+
+async def test_a_container_that_waits_to_be_restored_has_no_limits_to_change(env: Env) -> None:
+    node, fake = env
+    container = await make(node, await run(node))
+    node.containers.put(replace(node.containers.get(container), restored_from="/checkpoint"))
+    with pytest.raises(WrongState, match="not restored yet"):
+        await update.update(node, container, Resources(cpu_shares=99))
+    assert fake.runtime.updates == {}
+    node.containers.put(replace(node.containers.get(container), restored_from=""))
 
 
 async def test_evictions(env: Env) -> None:
