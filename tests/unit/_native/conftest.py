@@ -25,8 +25,11 @@ def open_descriptors() -> dict[str, str]:
 def children() -> set[str]:
     found: set[str] = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found |= set(file.read().split())
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                found |= set(file.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread that ended just now; its children went to another one
     return found
 
 
