@@ -75,6 +75,7 @@ class Daemon:
         removed = await parts.store.open()
         if removed:
             log.info("Removed what an interrupted run left in the store", count=removed)
+        await markers.repair_store(self.config, parts.store)
         await parts.security.open()
         await parts.network.open()
         await parts.registry.open()

@@ -9,10 +9,12 @@ import re
 import shutil
 
 from pycrio import wiring
+from pycrio._native import mounts
 from pycrio._native.pools import offload
 from pycrio.commands import version
 from pycrio.config.values import Config
-from pycrio.errors import NotFound, PycrioError
+from pycrio.drivers.layers.store import Store
+from pycrio.errors import InUse, NotFound, PycrioError, StoreFailure
 from pycrio.flows import recover
 from pycrio.flows.node_state import Node
 from pycrio.flows.pods import remove as remove_pod
@@ -21,6 +23,7 @@ from pycrio.obs import log as obslog
 
 log = obslog.get("markers")
 WIPE_DONE = "/run/crio/crio-wipe-done"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 _NUMBERS = re.compile(r"(\d+)\.(\d+)\.")
 
 
@@ -36,7 +39,7 @@ def changed(path: str, now: str) -> bool:
     try:
         with open(path, encoding="utf-8") as f:
             text = f.read(4096)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return True
     try:
         old = json.loads(text)
@@ -99,15 +102,11 @@ async def at_end(config: Config) -> None:
     """After a graceful end: the store reaches the disk, then the marker says so."""
     path = config.text("crio.clean_shutdown_file")
     if path:
-        await offload("store", _finish, path, config.text("crio.root"))
+        await offload("store", _finish, path)
 
 
-def _finish(path: str, root: str) -> None:
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.syncfs(fd) if hasattr(os, "syncfs") else os.sync()
-    finally:
-        os.close(fd)
+def _finish(path: str) -> None:
+    os.sync()  # syncfs of the store's file system would do, but Python has no such call
     _write(path, "")
     _sync_directory(os.path.dirname(path))
 
@@ -169,17 +168,69 @@ def _wipe_directory(root: str) -> int:
     if os.path.exists(WIPE_DONE):
         log.info("The store was wiped since the last boot already")
         return 0
-    with open("/proc/self/mountinfo", encoding="utf-8") as f:
-        mounted = [line.split()[4] for line in f if line.split()[4].startswith(root.rstrip("/") + "/overlay/")]
-    if any(point.endswith("/merged") for point in mounted):
-        log.error("The store is in use by running containers, not wiped", root=root)
+    try:
+        remove_store(root)
+    except PycrioError as e:
+        log.error("Store not wiped", error=str(e))
         return 1
-    for name in os.listdir(root):
-        path = os.path.join(root, name)
-        if os.path.isdir(path) and not os.path.islink(path) and not os.path.ismount(path):
-            shutil.rmtree(path)
-        elif not os.path.ismount(path):
-            os.unlink(path)
     _write(WIPE_DONE, "done")
     log.info("Wiped the store after an unclean shutdown", root=root)
     return 0
+
+
+def remove_store(root: str, force: bool = False) -> None:
+    """Delete everything below a store's directory; the directory itself, which may be a mount point, stays.
+
+    InUse while root file systems of containers are mounted, unless ``force``. StoreFailure when something resists.
+    """
+    points = _mounted_below(root)
+    running = [p for p in points if p.endswith("/merged")]
+    if running and not force:
+        raise InUse(f"the store {root} is in use by {len(running)} running containers: stop them first")
+    try:
+        for point in points:
+            mounts.umount(point)
+        for name in os.listdir(root) if os.path.isdir(root) else ():
+            path = os.path.join(root, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+    except OSError as e:
+        raise StoreFailure(f"the store {root} cannot be removed: {e}") from e
+
+
+def _mounted_below(root: str) -> list[str]:
+    """Mount points below a directory, deepest and latest first (man 5 proc, mountinfo)."""
+    inside = os.path.realpath(root).rstrip("/") + "/"
+    with open("/proc/self/mountinfo", "rb") as f:
+        points = [os.fsdecode(_OCTAL.sub(lambda m: bytes([int(m[1], 8)]), line.split()[4])) for line in f]
+    return sorted((p for p in reversed(points) if p.startswith(inside)), key=lambda p: -p.count("/"))
+
+
+async def repair_store(config: Config, store: Store) -> None:
+    """After an unclean end, with ``internal_repair``: look at the store and repair it; what cannot be repaired is not
+    worth keeping, since everything in it can be had again."""
+    if not (unclean(config) and config.flag("crio.internal_repair")):
+        return
+    log.info("The last run did not end cleanly, looking for damage in the store")
+    report = await store.checker.check(quick=True, digests=False)
+    if not report.damages:
+        return
+    for damage in report.damages:
+        log.warning("Damage found", kind=damage.kind, id=damage.id, reason=damage.reason)
+    try:
+        left = await store.checker.repair(report, force=True, digests=False)
+    except PycrioError as e:
+        log.error("The store cannot be repaired", error=str(e))
+    else:
+        if not any(left.counts()[kind] for kind in ("layer", "image", "container")):
+            log.info("The store is repaired")
+            return
+    try:
+        await offload("store", remove_store, config.text("crio.root"))
+    except InUse as e:
+        log.error("The store stays damaged", error=str(e))
+        return
+    log.warning("Removed the store, because it could not be repaired", root=config.text("crio.root"))
+    await store.open()

@@ -70,8 +70,9 @@ class Checker:
         self._rootfs = rootfs
         self._turn = turn
 
-    async def check(self, quick: bool = False) -> Report:
-        """Look at everything. Digests are always verified; ``quick`` skips the search for files that were added."""
+    async def check(self, quick: bool = False, digests: bool = True) -> Report:
+        """Look at everything. ``quick`` skips the search for files that were added; without ``digests`` no layer's
+        content is read at all, which takes seconds instead of minutes."""
         view = await self._index.current()
         damages: list[Damage] = []
         bad: set[str] = set()
@@ -79,7 +80,7 @@ class Checker:
         for record, read_only in _parents_first(view):
             reason = f"its parent {record.parent} is damaged" if record.parent in bad else ""
             if not reason:
-                content = record.id not in writable
+                content = digests and record.id not in writable
                 reason = await offload("unpack", guarded, lambda r=record, c=content: self._layer(view, r, c, quick))
             if reason:
                 bad.add(record.id)
@@ -166,15 +167,15 @@ class Checker:
 
     # --- repairing ---
 
-    async def repair(self, report: Report, force: bool = False, age: float = 86400.0) -> Report:
+    async def repair(self, report: Report, force: bool = False, age: float = 86400.0, digests: bool = True) -> Report:
         """Remove damaged images and layers, with ``force`` damaged containers too, and unreferenced layers that are
         older than ``age`` seconds. Returns what is still damaged: read-only things, containers without ``force`` and
-        whatever these need."""
+        whatever these need; ``digests`` as for ``check``."""
         if force:
             for container in report.ids("container"):
                 await self._rootfs.remove(container)
         await self._turn.run(lambda trash: self._repair(report, age, trash))
-        return await self.check(quick=True)
+        return await self.check(quick=True, digests=digests)
 
     def _repair(self, report: Report, age: float, trash: Trash) -> None:
         with self._index.layers.edit() as layers, self._index.images.edit() as images:

@@ -101,14 +101,14 @@ class Security:
 
     def known_capabilities(self) -> frozenset[str]:
         """Names in the daemon's own bounding set."""
-        return _bounding()
+        return held_capabilities("CapBnd")
 
 
 @functools.cache
-def _bounding() -> frozenset[str]:
-    """CapBnd of /proc/self/status (man 5 proc), by name; the order is that of the kernel's numbers."""
+def held_capabilities(kind: str) -> frozenset[str]:
+    """Names in a set (``CapBnd``, ``CapEff``) of this process; numbers are the kernel's (man 5 proc, status)."""
     with open("/proc/self/status", encoding="ascii") as f:
-        mask = next(int(line.split()[1], 16) for line in f if line.startswith("CapBnd:"))
+        mask = next(int(line.split()[1], 16) for line in f if line.startswith(f"{kind}:"))
     return frozenset(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
 
 
