@@ -63,6 +63,7 @@ fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
 
 bench: ## benchmarks (pytest-benchmark)
 	$(PYTHON) -m pytest bench --benchmark-only -q
+	$(PYTHON) -m bench.bench_pull_again
 
 bench-peers: ## side by side with containerd (same runtime, same plugins) and podman (pulls) on scratch roots
 	$(PYTHON) bench/peers.py

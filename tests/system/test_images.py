@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import grpc
@@ -17,7 +18,10 @@ import pytest
 
 from pycrio.drivers.artifacts.settings import Settings
 from pycrio.drivers.artifacts.store import Artifacts
-from tests.isolation import Isolation
+from tests.daemon import Daemon
+from tests.fakes.registry import FakeRegistry, Reply, Request
+from tests.fixtures_registry import Built, build_image, digest_of
+from tests.isolation import Isolation, short_directory
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, refused
 from tests.unit.drivers.artifacts.test_store import put, remote
@@ -291,13 +295,99 @@ def test_a_present_image_is_pulled_without_the_registry(node: Node, images: Push
     assert len(by_tag) == 1
 
 
+class Stuck:
+    """A registry in a thread of its own whose blobs stop in the middle until ``go`` is called."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.stuck = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.honest = False
+
+    def __enter__(self) -> Stuck:
+        self.thread.start()
+        self.registry = FakeRegistry()
+        self.call(self.registry.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self.registry.__aexit__(None, None, None))
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    async def _hang(self) -> AsyncIterator[bytes]:
+        self.stuck.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    def answer(self, request: Request) -> Reply | None:
+        """Half of the blob, then silence; honest later."""
+        if self.honest or digest_of(self.content) not in request.path:
+            return None
+        half = self.content[: len(self.content) // 2]
+        return Reply(body=half, length=str(len(self.content)), stream=self._hang())
+
+
+@pytest.mark.parametrize("artifact", [False, True])
+def test_a_pull_that_is_given_up_leaves_nothing(node: Node, artifact: bool) -> None:
+    """The client's deadline passes in the middle of a blob: no staged file, descriptor or connection stays."""
+    content = random.Random(artifact).randbytes(3_000_000)
+    built = build_image([{"f": content}], compression="none")
+    if artifact:
+        made = remote("x", {"f": content})
+        built = Built(made.manifest, made.manifest_type, {digest_of(content): content, made.config_digest: b"{}"}, ())
+    blob = max(built.blobs.values(), key=len)
+    with Stuck(blob) as stuck:
+        name = stuck.registry.add(built, "stuck/it:1")
+        stuck.registry.on("/blobs/", stuck.answer)
+        node.daemon.insecure(stuck.registry.address)
+        reload(node)
+        before = node.picture()["descriptors"]
+        with pytest.raises(grpc.RpcError) as failure:
+            node.cri.PullImage(image={"image": name}, deadline=3)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stuck.stuck.is_set()
+        eventually(lambda: leavings(node) == [])
+        # The connection to the registry is closed, too: what it would still send belongs to nobody.
+        eventually(lambda: all(n <= before.get(k, 0) for k, n in node.picture()["descriptors"].items()))
+        assert not status(node, name).id
+        stuck.honest = True
+        assert pull(node, name) == (built.digest.removeprefix("sha256:") if artifact else built.image_id)
+        assert leavings(node) == []
+        node.cri.RemoveImage(image={"image": name})
+
+
+def leavings(node: Node) -> list[str]:
+    """Files of pulls that are under way."""
+    root = pathlib.Path(node.dir, "root")
+    places = ("overlay/tempdirs", "overlay-layers/tmp", "artifacts/.staging")
+    return [str(p) for place in places for p in (root / place).glob("*")]
+
+
+def libraries(node: Node) -> set[str]:
+    """Compiled modules of other packages that the daemon has loaded."""
+    text = pathlib.Path(f"/proc/{node.pid}/maps").read_text()
+    return {part for part in ("aiohttp", "cryptography", "multidict", "yarl") if f"/{part}/" in text}
+
+
 def test_idle_memory_does_not_know_what_pulling_needs(images: Pushed, isolation: Isolation) -> None:
-    """What pulls import is not in the process before the first of them."""
-    heavy = ("aiohttp", "cryptography", "sigstore")
-    code = (
-        "import sys, asyncio\n"
-        "import pycrio.daemon, pycrio.wiring, pycrio.flows.images.pull, pycrio.drivers.registry.client\n"
-        f"found = [n for n in {heavy!r} if n in sys.modules]\n"
-        "assert not found, found\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    """What pulls need is imported by the first of them, not by a daemon that starts, lists and reloads."""
+    daemon = Daemon(short_directory())
+    daemon.insecure(images.registry.address)
+    daemon.start()
+    node = Node(daemon, isolation, images.busy)
+    try:
+        node.cri.ListImages()
+        reload(node)
+        assert not status(node, images.busy).id
+        assert libraries(node) == set()
+        pull(node, images.busy)
+        assert "aiohttp" in libraries(node)
+    finally:
+        node.cri.close()
+        daemon.clean()
