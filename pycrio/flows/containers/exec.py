@@ -16,8 +16,8 @@ OUTPUT_CAP = 16 << 20
 
 
 async def exec_sync(node: Node, ident: str, argv: tuple[str, ...], timeout: int) -> ExecResult:
-    """Run to the end. Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit)."""
-    container, process = await _prepare(node, ident, argv, None)
+    """Run to the end, without a terminal even in a container that has one: the two outputs stay apart. Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit)."""
+    container, process = await _prepare(node, ident, argv, False)
     return await _tracked(
         node,
         container,
@@ -42,9 +42,7 @@ def _request(node: Node, container: ContainerRecord, process: dict[str, Any], ti
     )
 
 
-async def _prepare(
-    node: Node, ident: str, argv: tuple[str, ...], tty: bool | None
-) -> tuple[ContainerRecord, dict[str, Any]]:
+async def _prepare(node: Node, ident: str, argv: tuple[str, ...], tty: bool) -> tuple[ContainerRecord, dict[str, Any]]:
     """The container and the process object: the first process's own with another command."""
     if not argv:
         raise InvalidRequest("exec command cannot be empty")
@@ -54,7 +52,7 @@ async def _prepare(
     text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
     if text is None:
         raise NotFound("container", container.id, "its bundle is gone")
-    return container, exec_process(json.loads(text)["process"], argv, container.config.tty if tty is None else tty)
+    return container, exec_process(json.loads(text)["process"], argv, tty)
 
 
 async def _tracked(node: Node, container: ContainerRecord, work: Any) -> ExecResult:
