@@ -380,8 +380,9 @@ static int run(struct reader *r, struct pc_err *reterr) {
         for (;;) {
                 struct member m = {.pax.pair_offset = -1};
                 int e = headers(r, &m, reterr), more = e;
-                if (more == 1 && ++r->a->entries > r->a->limits->entries)
+                if (more == 1 && r->a->entries >= r->a->limits->entries)
                         e = pc_fail(reterr, E2BIG, "entry limit", NULL);
+                r->a->entries += e == 1;
                 if (e == 1)
                         e = settle(r, &m, reterr);
                 if (more == 1 && e == 0)
