@@ -16,7 +16,10 @@ OUTPUT_CAP = 16 << 20
 
 
 async def exec_sync(node: Node, ident: str, argv: tuple[str, ...], timeout: int) -> ExecResult:
-    """Run to the end, without a terminal even in a container that has one: the two outputs stay apart. Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit)."""
+    """Run to the end, without a terminal even in a container that has one: the two outputs stay apart.
+
+    Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit).
+    """
     container, process = await _prepare(node, ident, argv, False)
     return await _tracked(
         node,
