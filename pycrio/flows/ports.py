@@ -102,8 +102,8 @@ class Artifacts(Protocol):
         """Every artifact, each digest once. The same objects come back while nothing changes."""
 
     async def find(self, names: Sequence[str], ident: str) -> Artifact | None:
-        """The artifact with the digest (hex, or a unique prefix of it) ``ident``, else by the first of the full
-        ``names`` that is known; None when absent."""
+        """The artifact by the first of the full ``names`` that is known, else the one with the digest (hex, or a unique
+        prefix of it) ``ident``; None when absent."""
 
     async def present(self, digests: Sequence[str]) -> frozenset[str]:
         """Those of the blobs that need not be fetched."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ from pycrio.drivers.artifacts.settings import Settings
 from pycrio.drivers.artifacts.store import Artifacts
 from tests.daemon import Daemon
 from tests.fakes.registry import FakeRegistry, Reply, Request
-from tests.fixtures_registry import Built, build_image, digest_of
+from tests.fixtures_registry import Built, build_image, build_index, digest_of
 from tests.isolation import Isolation, short_directory
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, refused
@@ -253,6 +254,24 @@ def our_view(node: Node, name: str) -> dict[str, Any]:
     }
 
 
+def push_varied(images: Pushed) -> list[str]:
+    """Images of other kinds: by an index, with a numeric user, with annotations, without any layer's content."""
+    registry, layers = images.registry, [{"a": b"x" * 70_000, "b/c": b"y"}, {"a": b"z", "empty": b""}]
+    plain = build_image(layers, config={"User": "1234:5678", "Labels": {"k": "v"}}, compression="none")
+    noted = json.loads(plain.manifest) | {"annotations": {"org.example.note": "here", "other": ""}}
+    body = json.dumps(noted).encode()
+    varied = [
+        dataclasses.replace(plain, manifest=body),
+        build_image(layers, config={"User": "0"}, compression="zstd"),
+        build_image(layers, config={"User": "someone:group", "ExposedPorts": {"80/tcp": {}}}, docker=True),
+        build_image([{}], config={}),
+    ]
+    names = [registry.push(image, f"varied/image:{number}") for number, image in enumerate(varied)]
+    index = build_index([(varied[0], {"os": "linux", "architecture": "amd64"})])
+    registry.push_manifest("varied/image", "all", index, "application/vnd.oci.image.index.v1+json")
+    return [*names, f"{registry.address}/varied/image:all"]
+
+
 def test_images_are_what_podman_says(node: Node, images: Pushed, tmp_path: pathlib.Path) -> None:
     """The same images pulled by podman into a root of its own are the same in everything that readers use."""
     base = ["podman", "--root", f"{tmp_path}/r", "--runroot", f"{node.dir}/podman", "--storage-driver", "overlay"]
@@ -263,7 +282,8 @@ def test_images_are_what_podman_says(node: Node, images: Pushed, tmp_path: pathl
         return done.stdout
 
     policy = f"{node.dir}/policy.json"
-    for name in (images.busy, images.app):
+    for name in (images.busy, images.app, *push_varied(images)):
+        pull(node, name)
         podman("pull", "--tls-verify=false", "--signature-policy", policy, name)
         (shown,) = json.loads(podman("image", "inspect", name))
         assert our_view(node, name) == podman_view(shown)

@@ -55,20 +55,18 @@ class Artifacts:
         return (await self._current()).artifacts
 
     async def find(self, names: Sequence[str], ident: str) -> Artifact | None:
-        """By digest or a unique prefix of it, else by the first of the full names that is known. Ambiguous when the
+        """By the first of the full names that is known, else by digest or a unique prefix of it. Ambiguous when the
         prefix fits several."""
         known = (await self._current()).artifacts
-        fitting = [a for a in known if a.image.id.startswith(ident)] if ident else []
-        if len(fitting) > 1:
-            raise Ambiguous("artifact", ident)
-        if fitting:
-            return fitting[0]
         for name in names:
             digest = name.partition("@")[2]
             for artifact in known:
                 if name in artifact.image.names or (digest and digest in artifact.image.digests):
                     return artifact
-        return None
+        fitting = [a for a in known if a.image.id.startswith(ident)] if ident else []
+        if len(fitting) > 1:
+            raise Ambiguous("artifact", ident)
+        return fitting[0] if fitting else None
 
     async def present(self, digests: Sequence[str]) -> frozenset[str]:
         """Those of the blobs that our own layout holds."""

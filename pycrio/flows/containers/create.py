@@ -141,6 +141,8 @@ async def _origin(
     else:
         image = await images.find(node, config.image.image)
         if image is None:
+            if await images.find_artifact(node, config.image.image) is not None:
+                raise InvalidRequest(f"{config.image.image!r} is an OCI artifact, no image that containers run from")
             raise NotFound("image", config.image.image, "pull it first")
         await _verify(node, image, config, pod)
         if restore.IMAGE_MARK not in image.annotations:

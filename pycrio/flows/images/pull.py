@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from pycrio.errors import Exhausted, InvalidRequest, PycrioError, Timeout
-from pycrio.flows.images.find import find_artifact
 from pycrio.flows.node_state import Node
 from pycrio.flows.undo import Undo
 from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage
@@ -49,7 +48,7 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
 async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str) -> str:
     host = node.host
     with steps.flow("PullImage", name):
-        artifact = await find_artifact(node, name)
+        artifact = await host.artifacts.find(host.registry.names(name), "")
         if artifact is not None and artifact.image.read_only:
             return artifact.image.id  # what the operator put into an additional store is not asked for elsewhere
         with steps.step("resolve"):

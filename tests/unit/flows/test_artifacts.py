@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pycrio.errors import ImageMountFailed, InUse, NotFound, StoreFailure
+from pycrio.errors import ImageMountFailed, InUse, InvalidRequest, NotFound, StoreFailure
 from pycrio.flows.containers import artifacts
 from pycrio.flows.containers import create as container_create
 from pycrio.flows.containers import remove as container_remove
@@ -125,6 +125,14 @@ async def test_mounted_artifacts_stay(tmp_path: pathlib.Path) -> None:
         await container_remove.remove(node, ident, None)
         await remove.remove(node, ImageSpec(NAME))
         assert not fake.artifacts.stored
+
+
+async def test_containers_do_not_run_from_artifacts(tmp_path: pathlib.Path) -> None:
+    async with fake_node(str(tmp_path)) as (node, fake):
+        fake.artifacts.add(NAME)
+        pod = await pod_run.run(node, pod_config(), "")
+        with pytest.raises(InvalidRequest, match="is an OCI artifact"):
+            await container_create.create(node, pod, container_config(image=ImageSpec(NAME)), pod_config())
 
 
 def making(pod: dict[str, str], image: dict[str, str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from pycrio.drivers.artifacts import blobs
 from pycrio.drivers.artifacts.settings import Settings
 from pycrio.drivers.artifacts.store import Artifacts
-from pycrio.errors import BadImage, Denied, StoreFailure
+from pycrio.errors import Ambiguous, BadImage, Denied, StoreFailure
 from pycrio.model.image import Artifact, LayerDescriptor, RemoteImage
 from tests.fixtures_registry import digest_of
 
@@ -105,6 +106,15 @@ async def test_an_artifact_and_its_files(store: Artifacts, tmp_path: Path) -> No
     assert await store.find(("registry.test/lab/other:1",), "") is None
     again = Artifacts(Settings(str(tmp_path)))
     assert await again.all() == (made,)
+
+
+async def test_prefixes_of_digests(store: Artifacts) -> None:
+    made = [await put(store, f"registry.test/lab/many:{n}", {"a": b"%d" % n}) for n in range(17)]
+    first = collections.Counter(a.image.id[0] for a in made).most_common(1)[0][0]
+    with pytest.raises(Ambiguous):
+        await store.find((), first)
+    assert await store.find((made[3].image.names[0],), first) is made[3]
+    assert await store.find((), made[3].image.id[:16]) is made[3]
 
 
 async def test_the_layout_is_one_that_skopeo_reads(store: Artifacts, tmp_path: Path) -> None:
