@@ -111,6 +111,7 @@ class Node:
     isolation: Isolation
     image: str
     monitor: str = ""
+    registries: set[int] = field(default_factory=set)
     cri: Cri = field(init=False)
 
     def __post_init__(self) -> None:
@@ -245,6 +246,12 @@ class Node:
         self.daemon.kill()
         self.daemon.start()
 
+    def clear_made(self) -> None:
+        """Remove every pod but the bystander."""
+        for item in self.cri.ListPodSandbox().items:
+            if item.metadata.name != "bystander":
+                self.remove_pod(item.id)
+
     def clear(self) -> None:
         """Remove every pod."""
         for item in self.cri.ListPodSandbox().items:
@@ -304,7 +311,7 @@ class Node:
     def _descriptors(self) -> dict[str, int]:
         """Open files by kind. Idle connections to the registry are kept for the next pull, and no leak."""
         found: collections.Counter[str] = collections.Counter()
-        kept = self._connections(int(self.image.partition("/")[0].rpartition(":")[2]))
+        kept = self._connections({*self.registries, int(self.image.partition("/")[0].rpartition(":")[2])})
         for name in os.listdir(f"/proc/{self.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
                 target = os.readlink(f"/proc/{self.pid}/fd/{name}")
@@ -313,10 +320,10 @@ class Node:
         return dict(found)
 
     @staticmethod
-    def _connections(port: int) -> set[str]:
-        """Sockets connected to a TCP port, as links of descriptors show them (proc_net_tcp)."""
+    def _connections(ports: set[int]) -> set[str]:
+        """Sockets connected to some TCP ports, as links of descriptors show them (proc_net_tcp)."""
         rows = (line.split() for line in pathlib.Path("/proc/self/net/tcp").read_text().splitlines()[1:])
-        return {f"socket:[{row[9]}]" for row in rows if int(row[2].partition(":")[2], 16) == port}
+        return {f"socket:[{row[9]}]" for row in rows if int(row[2].partition(":")[2], 16) in ports}
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import stat
 from types import TracebackType
 
 from pycrio.drivers.layers.locks import HeldLock
 
 _PLAIN_KEY = re.compile(r"[0-9a-z.]+")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEPTH = 64  # directories that a removal has open at once
 
 
 def write_atomic(path: str, data: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
@@ -93,15 +94,46 @@ def rename(source: str, target: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Delete a file or a tree; absent is fine. Immutable files and foreign mounts make it fail with OSError."""
+    """Delete a file or a tree; absent is fine. Immutable files and foreign mounts make it fail with OSError.
+
+    Containers and images decide how deep their trees are: neither the length of a path nor the number of directories
+    above one another may matter. What is too deep is moved to the top and has its turn there.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
-    if stat.S_ISDIR(mode):
-        shutil.rmtree(path)
-    else:
+    if not stat.S_ISDIR(mode):
         os.unlink(path)
+        return
+    top = os.open(path, _DIRECTORY)
+    try:
+        while _clear(top, top, 0):
+            pass
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _clear(directory: int, top: int, depth: int) -> bool:
+    """Empty a directory; True when something was moved to ``top``, which then is not empty."""
+    moved = False
+    with os.scandir(directory) as entries:
+        found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+        elif depth == _DEPTH:
+            os.rename(name, f".deep-{secrets.token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
+            moved = True
+        else:
+            child = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                moved |= _clear(child, top, depth + 1)
+            finally:
+                os.close(child)
+            os.rmdir(name, dir_fd=directory)
+    return moved
 
 
 class Place:

@@ -226,7 +226,7 @@ class Images:
 
     async def untag(self, image_id: str, name: str) -> None:
         """Take one name from an image; a name that it does not have is fine."""
-        await self._turn.run(lambda _: self._untag(image_id, name))
+        await self._turn.free(lambda _: self._untag(image_id, name))
 
     def _untag(self, image_id: str, name: str) -> None:
         with self._index.images.edit() as edit:
@@ -244,7 +244,7 @@ class Images:
 
     async def remove(self, image_id: str) -> None:
         """Delete the record and every layer that nothing else needs; InUse when a container uses it. Absent is fine."""
-        await self._turn.run(lambda trash: self._remove(image_id, trash))
+        await self._turn.free(lambda trash: self._remove(image_id, trash))
 
     def _remove(self, image_id: str, trash: Trash) -> None:
         with self._index.layers.edit() as layers, self._index.images.edit() as images:

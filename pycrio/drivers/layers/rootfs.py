@@ -23,6 +23,7 @@ from pycrio.drivers.layers.turn import Turn, look
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import (
     AlreadyExists,
+    Exhausted,
     ImageMountFailed,
     InvalidRequest,
     NotFound,
@@ -53,18 +54,30 @@ class Rootfs:
 
         AlreadyExists for a taken id or name, NotFound for an unknown image. A cancelled call leaves nothing.
         """
-        return await self._turn.run(
-            lambda trash: self._create(entry, trash), lambda _, trash: self._remove(entry.id, trash)
-        )
+        layer_id = secrets.token_hex(32)
+        try:
+            return await self._turn.run(
+                lambda trash: self._create(entry, layer_id, trash), lambda _, trash: self._remove(entry.id, trash)
+            )
+        except Exhausted:  # the undoing may have been in want of space as well
+            await self._turn.free(lambda trash: self._discard(entry.id, layer_id, trash))
+            raise
 
-    def _create(self, entry: StoreEntry, trash: Trash) -> ContainerDirs:
+    def _discard(self, container_id: str, layer_id: str, trash: Trash) -> None:
+        with self._index.layers.edit() as layers, self._index.containers.edit() as containers:
+            if layer_id in layers.rows.by_id:
+                delete_layers(layers, [layer_id], self._overlay, self._settings, trash)
+            if container_id not in containers.rows.by_id:
+                self._remove_dirs(container_id)
+
+    def _create(self, entry: StoreEntry, layer_id: str, trash: Trash) -> ContainerDirs:
         if not is_id(entry.id):
             raise InvalidRequest(f"container id {entry.id!r} is not made of 64 hexadecimal digits")
         with self._index.layers.edit() as layers:
             with self._index.containers.edit() as containers:
                 view = self._index.view()
                 self._refuse_taken(view, entry)
-                layer = self._layer_record(view, entry)
+                layer = self._layer_record(view, entry, layer_id)
                 try:
                     layers.put(LayerRecord(**_skeleton(layer), flags={"incomplete": True}), VOLATILE)
                     layers.save()
@@ -94,7 +107,7 @@ class Rootfs:
             if holder is not None:
                 raise AlreadyExists(f"container name {name!r} is taken by container {holder.id} of the store")
 
-    def _layer_record(self, view: View, entry: StoreEntry) -> LayerRecord:
+    def _layer_record(self, view: View, entry: StoreEntry, layer_id: str) -> LayerRecord:
         parent = ""
         if entry.image_id:
             found = view.image(entry.image_id)
@@ -107,7 +120,7 @@ class Rootfs:
                 )
         name = f"{entry.names[0]}-layer" if entry.names else ""
         return LayerRecord(
-            id=secrets.token_hex(32),
+            id=layer_id,
             names=(name,) if name else (),
             parent=parent,
             mountlabel=entry.mount_label,
@@ -170,7 +183,7 @@ class Rootfs:
 
     async def unmount(self, container_id: str) -> None:
         """Give our hold on the mount up; it goes with the last hold. An unknown container is fine."""
-        await self._turn.run(lambda _: self._unmount(container_id))
+        await self._turn.free(lambda _: self._unmount(container_id))
 
     def _unmount(self, container_id: str) -> None:
         with self._index.layers.locks.read():
@@ -197,7 +210,7 @@ class Rootfs:
 
     async def remove(self, container_id: str) -> None:
         """Unmount and delete layer, record and directories. An unknown container is fine."""
-        await self._turn.run(lambda trash: self._remove(container_id, trash))
+        await self._turn.free(lambda trash: self._remove(container_id, trash))
 
     def _remove(self, container_id: str, trash: Trash) -> None:
         with ExitStack() as stack:

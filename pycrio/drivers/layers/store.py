@@ -13,6 +13,7 @@ from pycrio.drivers.layers.mounting import Kernel, Mounter, native_kernel
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.removal import Trash
+from pycrio.drivers.layers.reserve import Reserve
 from pycrio.drivers.layers.rootfs import Rootfs
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.turn import Turn
@@ -37,7 +38,8 @@ class Store:
         self._overlay = Overlay(settings)
         self._mounter = Mounter(settings, self._overlay, kernel or native_kernel())
         self._lock = LockFile(f"{settings.root}/storage.lock")
-        turn = Turn(lambda: Trash(settings))
+        self._reserve = Reserve(f"{settings.root}/.pycrio-reserve")
+        turn = Turn(lambda: Trash(settings), self._reserve)
         usage = Usage(settings, self._overlay)
         self._turn = turn
         self.layers = Layers(settings, self._index, self._overlay, self._mounter, usage, turn)
@@ -69,6 +71,7 @@ class Store:
             self._index.drop_unusable()
             removed = collect(s, self._index, self._overlay, self._mounter, trash)
             self._index.view()
+            self._reserve.fill()
             return removed
         except OSError as e:
             raise StoreFailure(f"the store at {s.root!r} cannot be opened: {e}") from e

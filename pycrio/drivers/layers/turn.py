@@ -10,6 +10,7 @@ from typing import TypeVar
 from pycrio._native.pools import offload, submit
 from pycrio.drivers.layers.locks import Abandoned, Job
 from pycrio.drivers.layers.removal import Trash
+from pycrio.drivers.layers.reserve import Reserve
 from pycrio.errors import Exhausted, StoreFailure
 from pycrio.obs import log as obslog
 
@@ -65,10 +66,28 @@ class Turn:
     to readers while another program holds a lock for long. What a writer deletes is removed from disk after its turn.
     """
 
-    def __init__(self, trash: Callable[[], Trash]) -> None:
+    def __init__(self, trash: Callable[[], Trash], reserve: Reserve | None = None) -> None:
         self._trash = trash
+        self._reserve = reserve
         self._lock = asyncio.Lock()
         self._emptying = asyncio.Lock()
+
+    async def free(self, work: Callable[[Trash], T]) -> T:
+        """Run ``work``, which removes something and bears being repeated. On a full disk it gets the reserve."""
+        reserve = self._reserve
+        if reserve is None:
+            return await self.run(work)
+        spent = False
+        try:
+            return await self.run(work)
+        except Exhausted:
+            spent = await self.run(lambda _: reserve.spend())
+            if not spent:
+                raise
+            return await self.run(work)
+        finally:
+            if spent:
+                await self.run(lambda _: reserve.fill())
 
     async def run(self, work: Callable[[Trash], T], undo: Callable[[T, Trash], object] | None = None) -> T:
         """Run ``work`` in the pool when its turn has come.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from pycrio.model.stats import FsUsage
 # A walk is repeated at the earliest after this many times its own duration, and not within a second.
 _REST = 50
 _LEAST = 1_000_000_000
+# Length of a path from which on a walk continues from an open directory, and how often it does that.
+_FAR = 2048
+_LEVELS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +39,62 @@ def walk(path: str) -> tuple[int, int]:
     """Bytes on disk (allocated blocks) and inodes of a tree on one file system; hard links count once, what vanishes
     meanwhile counts as gone. FileNotFoundError when the tree itself is absent."""
     top = os.lstat(path)
-    size, inodes = top.st_blocks * 512, 1
-    linked: set[int] = set()
-    pending = [path]
-    while pending:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if status.st_dev != top.st_dev:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif status.st_nlink > 1:
-                    if status.st_ino in linked:
+    measure = _Measure(top.st_dev, top.st_blocks * 512, 1, set())
+    with contextlib.suppress(NotADirectoryError):
+        measure.directory(path, None, _LEVELS)
+    return measure.size, measure.inodes
+
+
+@dataclass(slots=True)
+class _Measure:
+    """The sum so far, on one device, with the inodes of several names that are in it."""
+
+    device: int
+    size: int
+    inodes: int
+    linked: set[int]
+
+    def directory(self, path: str, base: int | None, levels: int) -> None:
+        """Add what is below ``path`` (as seen from ``base``). Where paths get longer than the system takes them, it
+        goes on from there, ``levels`` times; what lies deeper was made to be a nuisance, and is not counted."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+        try:
+            pending, far = [""], list[str]()
+            while pending:
+                at = pending.pop()
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    below = self._entries(at, fd)
+                    (far if len(at) > _FAR else pending).extend(below)
+            for at in far if levels else ():
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    self.directory(at, fd, levels - 1)
+        finally:
+            os.close(fd)
+
+    def _entries(self, at: str, base: int) -> list[str]:
+        """Count the entries of one directory; those that are directories."""
+        fd = os.open(at or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+        found = []
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
                         continue
-                    linked.add(status.st_ino)
-                size += status.st_blocks * 512
-                inodes += 1
-    return size, inodes
+                    if status.st_dev != self.device:
+                        continue
+                    if stat.S_ISDIR(status.st_mode):
+                        found.append(f"{at}/{entry.name}" if at else entry.name)
+                    elif status.st_nlink > 1:
+                        if status.st_ino in self.linked:
+                            continue
+                        self.linked.add(status.st_ino)
+                    self.size += status.st_blocks * 512
+                    self.inodes += 1
+        finally:
+            os.close(fd)
+        return found
 
 
 class Usage:

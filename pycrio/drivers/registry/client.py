@@ -244,6 +244,8 @@ class Registry:
                 spoilt = trouble.kind == "bad" and transfer.done > 0
                 if number == len(ways) or spoilt or (trouble.kind == "stalled" and stall_is_final(self._settings)):
                     trouble.text += f" (before that: {'; '.join(earlier)})" if earlier else ""
+                    if layer.digest not in trouble.text:
+                        trouble.text = f"layer {layer.digest}: {trouble.text}"
                     raise trouble.failure(image.name, label) from trouble
                 earlier.append(f"{label}: {trouble.text}")
 
