@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from pycrio.api._pb import api_pb2 as pb
 from pycrio.drivers.artifacts.settings import Settings
 from pycrio.drivers.artifacts.store import Artifacts
 from tests.daemon import Daemon
@@ -24,7 +25,7 @@ from tests.fakes.registry import FakeRegistry, Reply, Request
 from tests.fixtures_registry import Built, build_image, build_index, digest_of
 from tests.isolation import Isolation, short_directory
 from tests.system.conftest import Pushed, end_node, make_node
-from tests.system.node import Node, eventually, refused
+from tests.system.node import Node, eventually, linux, refused
 from tests.unit.drivers.artifacts.test_store import put, remote
 
 pytestmark = pytest.mark.system
@@ -158,6 +159,20 @@ def test_additional_artifact_stores(node: Node, images: Pushed, tmp_path: pathli
             node.cri.RemoveImage(image={"image": name})
         assert status(node, name).id
     assert not status(node, name).id
+
+
+def test_artifacts_in_a_user_namespace_and_for_other_users(node: Node, images: Pushed) -> None:
+    name = push_artifact(images, "art/users:1", {"a": b"for all"})
+    pull(node, name)
+    maps = [pb.IDMapping(container_id=0, host_id=200_000, length=65_536)]
+    pod = node.pod(linux=linux(userns=pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)))
+    mount = {"container_path": "/x", "image": {"image": name}, "readonly": True}
+    assert node.sh(pod, "cat /x/a", mounts=[mount]) == "for all"
+    node.remove_pod(pod)
+    pod = node.pod()
+    user = {"security_context": {"run_as_user": {"value": 1000}}}
+    assert node.sh(pod, "id -u; cat /x/a", mounts=[mount], linux=user) == "1000\nfor all"
+    node.remove_pod(pod)
 
 
 def test_artifact_mounts_can_be_switched_off(node: Node, images: Pushed) -> None:
