@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pycrio.errors import NotFound, WrongState
 from pycrio.flows.node.events import Bus
 from pycrio.flows.node.rates import Rates
+from pycrio.flows.node.readings import Readings
 from pycrio.flows.plugins import Plugins
 from pycrio.flows.ports import Host
 from pycrio.flows.turn import Joined, Turns
@@ -62,10 +63,22 @@ class Node:
         self.pulling = Joined(abandon=True)
         self.downloads = asyncio.Semaphore(DOWNLOADS)
         self.events = Bus()
-        self.rates = Rates()
+        self.rates = Rates(self.known)
+        self.readings = Readings(self.known)
         self.plugins = Plugins(self)
         self.unborn: set[str] = set()  # ids of containers between their monitor's start and their record
         self._live: dict[str, Live] = {}
+        self.pods.listen(self._changed)
+        self.containers.listen(self._changed)
+
+    def _changed(self, old: PodRecord | ContainerRecord | None, new: PodRecord | ContainerRecord | None) -> None:
+        if old is not None and new is None:
+            self.rates.forget(old.id)
+            self.readings.forget(old.id)
+
+    def known(self, ident: str) -> bool:
+        """True while there is a pod or a container of that id."""
+        return ident in self.pods or ident in self.containers
 
     def live(self, container_id: str) -> Live:
         """The live part of a container, made when first wanted."""

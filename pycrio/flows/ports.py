@@ -38,7 +38,7 @@ from pycrio.model.requests import (
 )
 from pycrio.model.resources import Resources
 from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
-from pycrio.model.stats import CgroupStats, FsUsage, InterfaceStats
+from pycrio.model.stats import CgroupStats, FsSpace, FsUsage, InterfaceStats, ProcessUsage
 
 # --- images -----------------------------------------------------------------------------------------------------
 
@@ -533,6 +533,9 @@ class Mounts(Protocol):
     def propagation(self, path: str) -> str:
         """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
 
+    async def space(self, path: str) -> FsSpace | None:
+        """Size and free room of the file system at a path; None when the path is gone."""
+
 
 class Processes(Protocol):
     """Processes of the host by pid and start time."""
@@ -557,6 +560,9 @@ class Processes(Protocol):
 
     def may_raise_limits(self) -> bool:
         """True with CAP_SYS_RESOURCE in the effective set."""
+
+    async def usage(self, pids: Sequence[int]) -> ProcessUsage:
+        """Threads and open files of processes; those that are gone count nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class DiskIo:
     read_bytes: int = 0
     writes: int = 0
     write_bytes: int = 0
+    discards: int = 0
+    discard_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,27 @@ class FsUsage:
     mountpoint: str
     used_bytes: int
     inodes_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class FsSpace:
+    """Size of a file system and what is left for anybody, in bytes and in inodes."""
+
+    total_bytes: int
+    free_bytes: int
+    total_inodes: int
+    free_inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """Sums over processes: threads, open descriptors, sockets among these; soft limit of open files of the first
+    process (None when it has none or is gone)."""
+
+    threads: int
+    descriptors: int
+    sockets: int
+    max_open_files: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pycrio.errors import BadImage, NotFound, Timeout
 from pycrio.flows.ports import CaptureRequest, ExecRequest, ExecSession, Files, MonitorReport, MonitorRequest
 from pycrio.model.container import ExecResult, ExitReport
 from pycrio.model.node import Handler
+from pycrio.model.stats import ProcessUsage
 from tests.fakes.script import Script
 
 DEADLY = (signals.SIGTERM, signals.SIGKILL, signals.SIGINT)
@@ -212,3 +213,6 @@ class FakeProcesses:
 
     def may_raise_limits(self) -> bool:
         return True
+
+    async def usage(self, pids: Sequence[int]) -> ProcessUsage:
+        return ProcessUsage(threads=2 * len(pids), descriptors=3 * len(pids), sockets=len(pids), max_open_files=1024)

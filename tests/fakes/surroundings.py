@@ -12,7 +12,7 @@ from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler
 from pycrio.model.pod import PortMapping
 from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
-from pycrio.model.stats import CgroupStats, CpuUsage, InterfaceStats, MemoryUsage
+from pycrio.model.stats import CgroupStats, CpuUsage, FsSpace, InterfaceStats, MemoryUsage
 from tests.fakes.script import Script
 
 
@@ -89,6 +89,7 @@ class FakeNamespaces:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.pinned: dict[str, str] = {}
+        self.asked: list[str] = []
 
     async def create(self, request: NamespaceRequest) -> Mapping[str, str]:
         await self._script.at("namespaces.create")
@@ -105,6 +106,7 @@ class FakeNamespaces:
         return dict(self.pinned)
 
     async def interfaces(self, netns: str) -> Sequence[InterfaceStats]:
+        self.asked.append(netns)
         return [InterfaceStats("lo"), InterfaceStats("eth0", rx_bytes=5)]
 
     async def connect(self, netns: str, port: int) -> int:
@@ -127,6 +129,8 @@ class FakeCgroups:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.pods: set[str] = set()
+        self.readings: CgroupStats | None = CgroupStats(7, CpuUsage(10), MemoryUsage(100, 80, 50), pids=1)
+        self.pids: list[int] = []
 
     def driver(self) -> str:
         return "cgroupfs"
@@ -150,10 +154,10 @@ class FakeCgroups:
 
     async def stats(self, path: str) -> CgroupStats | None:
         await self._script.at("cgroups.stats")
-        return CgroupStats(7, CpuUsage(10), MemoryUsage(100, 80, 50), pids=1)
+        return self.readings
 
     async def processes(self, path: str) -> Sequence[int]:
-        return []
+        return self.pids
 
     async def sweep(self, valid: Sequence[str]) -> None:
         self.pods &= set(valid)
@@ -295,3 +299,7 @@ class FakeMounts:
 
     def propagation(self, path: str) -> str:
         return "shared"
+
+    async def space(self, path: str) -> FsSpace | None:
+        await self._script.at("mounts.space")
+        return FsSpace(1000, 400, 100, 60)

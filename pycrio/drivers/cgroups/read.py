@@ -52,6 +52,8 @@ def read_stats(tree: Tree, directory: str) -> CgroupStats | None:
 
 
 def _text(path: str, name: str) -> str | None:
+    if not path:
+        return None  # a controller that is not there
     try:
         with open(os.path.join(path, name), encoding="ascii") as f:
             return f.read()
@@ -184,23 +186,22 @@ def _io2(path: str) -> tuple[DiskIo, ...]:
         if not (colon and major.isdigit() and minor.isdigit()):
             continue
         f = {k: int(v) for k, _, v in (item.partition("=") for item in rest.split()) if v.isdigit()}
-        reads, writes = f.get("rios", 0), f.get("wios", 0)
-        out.append(DiskIo(int(major), int(minor), reads, f.get("rbytes", 0), writes, f.get("wbytes", 0)))
+        values = [f.get(key, 0) for key in ("rios", "rbytes", "wios", "wbytes", "dios", "dbytes")]
+        out.append(DiskIo(int(major), int(minor), *values))
     return tuple(out)
 
 
 def _io1(path: str) -> tuple[DiskIo, ...]:
     found: dict[tuple[int, int], dict[str, int]] = {}
     for name, suffix in (("blkio.throttle.io_service_bytes", "bytes"), ("blkio.throttle.io_serviced", "count")):
-        for line in (_text(path, name) or "").splitlines():
+        # What children did counts as well: a container may have groups of its own.
+        for line in (_text(path, f"{name}_recursive") or _text(path, name) or "").splitlines():
             words = line.split()
             if len(words) == 3 and ":" in words[0] and words[2].isdigit():
                 major, _, minor = words[0].partition(":")
                 found.setdefault((int(major), int(minor)), {})[words[1].lower() + suffix] = int(words[2])
-    return tuple(
-        DiskIo(*key, v.get("readcount", 0), v.get("readbytes", 0), v.get("writecount", 0), v.get("writebytes", 0))
-        for key, v in sorted(found.items())
-    )
+    keys = ("readcount", "readbytes", "writecount", "writebytes", "discardcount", "discardbytes")
+    return tuple(DiskIo(*device, *(v.get(k, 0) for k in keys)) for device, v in sorted(found.items()))
 
 
 def _hugepages(path: str, usage: str, peak: str) -> tuple[HugepageUsage, ...]:

@@ -10,6 +10,7 @@ from pycrio._native.pools import offload
 from pycrio.drivers.host.files import translated
 from pycrio.errors import StoreFailure
 from pycrio.model.mount import OciMount
+from pycrio.model.stats import FsSpace
 
 
 class Mounts:
@@ -46,6 +47,17 @@ class Mounts:
             return mounts.propagation_of(path)
         except OSError as e:
             raise StoreFailure(f"propagation of {path} cannot be read: {e.strerror}") from e
+
+    async def space(self, path: str) -> FsSpace | None:
+        """Size and free room of the file system at a path; None when the path is gone."""
+        try:
+            info = await offload("mount", os.statvfs, path)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise StoreFailure(f"the file system of {path} cannot be measured: {e.strerror}") from e
+        unit = info.f_frsize
+        return FsSpace(info.f_blocks * unit, info.f_bavail * unit, info.f_files, info.f_ffree)
 
 
 def mount_points_below(path: str) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pycrio._native import proc
 from pycrio._native.base import Fd
+from pycrio._native.pools import offload
 from pycrio._native.run import readable
+from pycrio.model.stats import ProcessUsage
 
 CAP_SYS_RESOURCE = 24
 _LIMITS = (
@@ -74,6 +77,42 @@ class Processes:
     def may_raise_limits(self) -> bool:
         """True with CAP_SYS_RESOURCE in the effective set."""
         return bool(_effective() & (1 << CAP_SYS_RESOURCE))
+
+    async def usage(self, pids: Sequence[int]) -> ProcessUsage:
+        """Threads and open files of processes; those that are gone count nothing."""
+        return await offload("proc", _usage, tuple(pids))
+
+
+def _usage(pids: Sequence[int]) -> ProcessUsage:
+    threads = descriptors = sockets = 0
+    limit: int | None = None
+    for number, pid in enumerate(pids):
+        if number == 0:
+            limit = _open_files_limit(pid)
+        try:
+            # The directory's link count is the number of threads and two more (man 5 proc, /proc/pid/task).
+            threads += os.stat(f"/proc/{pid}/task").st_nlink - 2
+            names = os.listdir(f"/proc/{pid}/fd")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # gone, or not ours to look into
+        descriptors += len(names)
+        for name in names:
+            try:
+                sockets += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+            except OSError:
+                continue  # closed since
+    return ProcessUsage(threads, descriptors, sockets, limit)
+
+
+def _open_files_limit(pid: int) -> int | None:
+    """The soft limit; None for none (``unlimited``) and for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as f:
+            line = next((line for line in f if line.startswith("Max open files")), "")
+    except OSError:
+        return None
+    words = line.removeprefix("Max open files").split()
+    return int(words[0]) if words and words[0].isdigit() else None
 
 
 @functools.cache

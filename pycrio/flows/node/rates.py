@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycrio.model.stats import CgroupStats
@@ -19,12 +20,16 @@ class Sample:
 class Rates:
     """CPU use per second, from one sample to the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[str], bool]) -> None:
+        """``known``: whether a key's owner still exists. A reading may end after its owner went."""
+        self._known = known
         self._last: dict[str, Sample] = {}
 
     def take(self, key: str, stats: CgroupStats | None) -> int | None:
         """Nano cores since the last sample; None for the first one. Samples closer than 100 ms repeat the last rate."""
         if stats is None or stats.cpu is None:
+            return None
+        if not self._known(key):
             return None
         old = self._last.get(key)
         if old is None:
@@ -37,7 +42,6 @@ class Rates:
         self._last[key] = Sample(stats.timestamp, stats.cpu.total, rate)
         return rate
 
-    def keep(self, keys: set[str]) -> None:
-        """Forget what is gone."""
-        for key in self._last.keys() - keys:
-            del self._last[key]
+    def forget(self, key: str) -> None:
+        """Drop the samples of what is gone."""
+        self._last.pop(key, None)

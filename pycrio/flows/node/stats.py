@@ -20,12 +20,18 @@ log = obslog.get("stats")
 AT_ONCE = 16
 
 
-def _living(container: ContainerRecord) -> bool:
+def living(container: ContainerRecord) -> bool:
+    """True while it has processes to be measured."""
     return container.state in (ContainerState.RUNNING, ContainerState.CREATED)
 
 
 async def _usage(node: Node, container: ContainerRecord) -> ContainerUsage:
-    cgroup = await node.host.cgroups.stats(container.cgroup_path) if _living(container) else None
+    key = (container.id, ("container", living(container)))
+    return await node.readings.get(key, node.host.options.collection_period, lambda: _read(node, container))
+
+
+async def _read(node: Node, container: ContainerRecord) -> ContainerUsage:
+    cgroup = await node.host.cgroups.stats(container.cgroup_path) if living(container) else None
     try:
         layer = await node.host.rootfs.usage(container.id)
     except PycrioError as e:
@@ -46,8 +52,7 @@ async def list_container_stats(node: Node, wanted: ContainerFilter) -> list[Cont
     """Containers that satisfy the filter; ended ones only when an id or a pod asks for them."""
     found = await list_containers(node, wanted)
     if not (wanted.id or wanted.pod_id):
-        found = [c for c in found if _living(c)]
-        node.rates.keep({*(c.id for c in node.containers), *(p.id for p in node.pods)})
+        found = [c for c in found if living(c)]
     return await _views(node, found)
 
 
@@ -85,7 +90,12 @@ async def list_pod_stats(node: Node, wanted: PodFilter) -> list[PodStatsView]:
 
 
 async def _pod_view(node: Node, pod: PodRecord) -> PodStatsView:
-    containers = await _views(node, [c for c in node.containers_of(pod.id) if _living(c)])
+    key = (pod.id, ("pod", pod.ready))
+    return await node.readings.get(key, node.host.options.collection_period, lambda: _read_pod(node, pod))
+
+
+async def _read_pod(node: Node, pod: PodRecord) -> PodStatsView:
+    containers = await _views(node, [c for c in node.containers_of(pod.id) if living(c)])
     # The pod's slice holds the pod alone under a kubelet; without one (the default parent) it is shared.
     own = pod.config.cgroup_parent != ""
     cgroup = await node.host.cgroups.stats(pod.cgroup_parent) if own else _sum(containers)
