@@ -368,14 +368,19 @@ class Stuck:
         return Reply(body=half, length=str(len(self.content)), stream=self._hang())
 
 
+def large(artifact: bool) -> Built:
+    """An image, or an artifact, with a blob of 3 MB."""
+    content = random.Random(artifact).randbytes(3_000_000)
+    if not artifact:
+        return build_image([{"f": content}], compression="none")
+    made = remote("x", {"f": content})
+    return Built(made.manifest, made.manifest_type, {digest_of(content): content, made.config_digest: b"{}"}, ())
+
+
 @pytest.mark.parametrize("artifact", [False, True])
 def test_a_pull_that_is_given_up_leaves_nothing(node: Node, artifact: bool) -> None:
     """The client's deadline passes in the middle of a blob: no staged file, descriptor or connection stays."""
-    content = random.Random(artifact).randbytes(3_000_000)
-    built = build_image([{"f": content}], compression="none")
-    if artifact:
-        made = remote("x", {"f": content})
-        built = Built(made.manifest, made.manifest_type, {digest_of(content): content, made.config_digest: b"{}"}, ())
+    built = large(artifact)
     blob = max(built.blobs.values(), key=len)
     with Stuck(blob) as stuck:
         name = stuck.registry.add(built, "stuck/it:1")
@@ -393,6 +398,35 @@ def test_a_pull_that_is_given_up_leaves_nothing(node: Node, artifact: bool) -> N
         assert not status(node, name).id
         stuck.honest = True
         assert pull(node, name) == (built.digest.removeprefix("sha256:") if artifact else built.image_id)
+        assert leavings(node) == []
+        node.cri.RemoveImage(image={"image": name})
+
+
+@pytest.mark.parametrize("artifact", [False, True])
+def test_killed_in_the_middle_of_a_pull(node: Node, artifact: bool) -> None:
+    """The next start removes what was staged, and the same pull succeeds."""
+    built = large(artifact)
+    with Stuck(max(built.blobs.values(), key=len)) as stuck:
+        name = stuck.registry.add(built, "killed/it:1")
+        stuck.registry.on("/blobs/", stuck.answer)
+        node.daemon.insecure(stuck.registry.address)
+        reload(node)
+        with node.daemon.client() as client:
+            pulling = client.channel.unary_unary(
+                "/runtime.v1.ImageService/PullImage",
+                request_serializer=pb.PullImageRequest.SerializeToString,
+                response_deserializer=pb.PullImageResponse.FromString,
+            ).future(pb.PullImageRequest(image=pb.ImageSpec(image=name)), timeout=60)
+            assert stuck.stuck.wait(30)
+            eventually(lambda: leavings(node) != [])
+            node.daemon.kill()
+            assert pulling.exception() is not None
+        assert leavings(node) != []
+        node.daemon.start()
+        assert leavings(node) == []
+        assert not status(node, name).id
+        stuck.honest = True
+        assert pull(node, name)
         assert leavings(node) == []
         node.cri.RemoveImage(image={"image": name})
 
