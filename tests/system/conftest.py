@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -58,11 +59,19 @@ def images(isolation: Isolation, docker_registry: RunningRegistry) -> Pushed:
     return Pushed(f"{docker_registry.address}/sys/busy:1", f"{docker_registry.address}/sys/app:1", docker_registry)
 
 
-def make_node(images: Pushed, isolation: Isolation, *, drop_in: str = "", **how: str) -> Node:
-    """A started daemon on scratch directories with its images pulled; ``drop_in`` is further configuration."""
+def make_node(
+    images: Pushed,
+    isolation: Isolation,
+    *,
+    drop_in: str = "",
+    prepare: Callable[[str], str] | None = None,
+    **how: Any,
+) -> Node:
+    """A started daemon on scratch directories with its images pulled. ``drop_in`` is further configuration, or comes
+    from ``prepare``, which is told the directory; ``how`` goes to Daemon."""
     daemon = Daemon(short_directory(), **how)
     daemon.insecure(images.registry.address)
-    pathlib.Path(daemon.dir, "conf.d", "10-test.conf").write_text(drop_in)
+    pathlib.Path(daemon.dir, "conf.d", "10-test.conf").write_text(prepare(daemon.dir) if prepare else drop_in)
     daemon.start()
     node = Node(daemon, isolation, images.busy)
     for image in (images.busy, images.app):

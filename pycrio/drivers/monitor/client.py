@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from pycrio._native import proc
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
 from pycrio._native.run import Child, readable, spawn
+from pycrio._native.tree import kill_tree
 from pycrio._native.watch import ARRIVALS, DirectoryWatch
 from pycrio.errors import NotFound, RuntimeFailure, StoreFailure, Timeout
 from pycrio.model.container import ExitReport
@@ -94,42 +96,34 @@ class Monitors:
         """
         sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
         start_read, start_write = os.pipe2(os.O_CLOEXEC)
-        opened = {sync_read, sync_write, start_read, start_write}
-        monitor_pid = 0
+        said = os.memfd_create("monitor-stderr")  # until it has gone to the background, where it has other ways
+        opened = {sync_read, sync_write, start_read, start_write, said}
+        child: Child | None = None
         try:
-            child = await offload("proc", self._spawn, request, {3: sync_write, 4: start_read})
+            child = await offload("proc", self._spawn, request, {2: said, 3: sync_write, 4: start_read})
             for fd in (sync_write, start_read):
                 os.close(fd)
                 opened.discard(fd)
             if self._placer is not None:
                 await self._placer.place(child.pid, request)
-            os.write(start_write, b"\0")
+            with contextlib.suppress(BrokenPipeError):  # it has ended already: its code says more
+                os.write(start_write, b"\0")
             os.close(start_write)
             opened.discard(start_write)
-            code = await child.wait()
-            monitor_pid = _read_pid(f"{request.bundle}/conmon-pidfile")
-            if code != 0:
-                raise RuntimeFailure(
-                    f"monitor {request.handler.monitor_path} of container {request.container_id} ended with code "
-                    f"{code} before it began: see its messages in syslog"
-                )
-            pid = await asyncio.wait_for(_first_report(sync_read, request), request.handler.create_timeout)
-            return MonitorReport(
-                pid, proc.start_time(pid), monitor_pid, proc.start_time(monitor_pid) if monitor_pid else 0
-            )
+            return await asyncio.wait_for(_begun(child, sync_read, said, request), request.handler.create_timeout)
         except NativeError as e:
             raise RuntimeFailure(
                 f"monitor of handler {request.handler.name!r} cannot be executed: {request.handler.monitor_path}: "
                 f"{e.strerror}; check monitor_path"
             ) from e
         except (asyncio.TimeoutError, TimeoutError) as e:
-            _end(monitor_pid or _read_pid(f"{request.bundle}/conmon-pidfile"))
+            await _end(child, request)
             raise Timeout(
                 f"create container timeout: the runtime of container {request.container_id} did not finish within "
                 f"{request.handler.create_timeout} s"
             ) from e
         except BaseException:
-            _end(monitor_pid or _read_pid(f"{request.bundle}/conmon-pidfile"))
+            await _end(child, request)
             raise
         finally:
             for fd in opened:
@@ -256,12 +250,28 @@ def _read_pid(path: str) -> int:
         return 0
 
 
-def _end(pid: int) -> None:
-    if pid > 0:
-        try:
-            os.kill(pid, 9)
-        except ProcessLookupError:
-            return
+async def _begun(child: Child, sync_fd: int, said_fd: int, request: MonitorRequest) -> MonitorReport:
+    """Wait until the monitor has gone to the background and the runtime has made the container."""
+    code = await child.wait()
+    if code != 0:
+        said = " ".join(os.pread(said_fd, 2000, 0).decode("utf-8", "replace").split())
+        raise RuntimeFailure(
+            f"monitor {request.handler.monitor_path} of container {request.container_id} ended with code "
+            f"{code} before it began: {said or 'see its messages in syslog'}"
+        )
+    pid = await _first_report(sync_fd, request)
+    monitor_pid = _read_pid(f"{request.bundle}/conmon-pidfile")
+    return MonitorReport(pid, proc.start_time(pid), monitor_pid, proc.start_time(monitor_pid) if monitor_pid else 0)
+
+
+async def _end(child: Child | None, request: MonitorRequest) -> None:
+    """Kill a monitor that has not begun or whose container is not wanted, with the runtime that it waits for."""
+    if child is None:
+        return
+    if child.poll() is None:
+        await offload("proc", kill_tree, child.pid)
+        await child.wait()
+    await offload("proc", kill_tree, _read_pid(f"{request.bundle}/conmon-pidfile"))
 
 
 def _connect(sock: socket.socket, path: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
 from pycrio._native.run import Completed, run
+from pycrio._native.tree import kill_tree
 from pycrio.drivers.runtime.session import Session, start_session
 from pycrio.errors import NotFound, RuntimeFailure, Timeout
 from pycrio.model.container import ExecResult
@@ -22,6 +23,7 @@ from pycrio.model.requests import ExecRequest
 from pycrio.obs import log as obslog
 
 log = obslog.get("runtime")
+_STATE = ("state.json", "status")  # of runc and of crun
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ class Runtime:
         if not os.path.lexists(state_dir):
             return
         done = await self._call(handler, "delete", "--force", container_id)
+        if done.code != 0 and not any(os.path.exists(os.path.join(state_dir, name)) for name in _STATE):
+            # Its creation was cut off before the runtime wrote down what it made: there is nothing else to delete.
+            await offload("proc", shutil.rmtree, state_dir, True)
         if done.code != 0 and os.path.lexists(state_dir):
             raise RuntimeFailure(f"{os.path.basename(handler.path)} delete {container_id}: {said(done.stderr)}")
 
@@ -196,46 +201,3 @@ class _Scratch:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def children(pid: int) -> Iterator[int]:
-    """Direct children (proc(5), /proc/<pid>/task/<tid>/children)."""
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return
-    for task in tasks:
-        try:
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as f:
-                yield from (int(word) for word in f.read().split())
-        except OSError:
-            continue
-
-
-def tree(pid: int) -> list[int]:
-    """A process and its descendants, parents first."""
-    found, queue = [], [pid]
-    while queue:
-        one = queue.pop()
-        found.append(one)
-        queue.extend(children(one))
-    return found
-
-
-def kill_tree(*pids: int) -> None:
-    """SIGKILL to processes (0: none) and their descendants. All are stopped first, so that none forks out of the
-    list."""
-    roots = [pid for pid in pids if pid > 0]
-    seen: set[int] = set()
-    while fresh := {p for root in roots for p in tree(root)} - seen:
-        seen |= fresh
-        _send(fresh, signal.SIGSTOP)
-    _send(sorted(seen), signal.SIGKILL)
-
-
-def _send(pids: Iterable[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pycrio._native.pools import offload, submit
 from pycrio._native.run import Child, settled, spawn
+from pycrio._native.tree import kill_tree
 
 
 class Session:
@@ -45,8 +46,6 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        from pycrio.drivers.runtime.cli import kill_tree  # the two modules need each other
-
         if self._child.poll() is None:
             # Until the runtime has written down its process, that one is found as the runtime's child only.
             await offload("proc", kill_tree, self._child.pid, self._pid())

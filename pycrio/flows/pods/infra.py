@@ -42,6 +42,8 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     await host.files.write(f"{root}/pause", program, 0o755)
     await host.files.make_dirs(f"{root}/proc")
     await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
+    undo.push("forget exit", host.monitors.forget_exit, pod.id)
+    undo.push("delete infra container", host.runtime.delete, handler, pod.id)
     report = await host.monitors.create(
         MonitorRequest(
             container_id=pod.id,
@@ -53,7 +55,6 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
             cgroup_parent=pod.cgroup_parent,
         )
     )
-    undo.push("delete infra container", host.runtime.delete, handler, pod.id)
     await host.runtime.start(handler, pod.id)
     return replace(pod, infra_pid=report.pid, infra_start_time=report.pid_start_time)
 
