@@ -40,7 +40,8 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     if program is None:
         raise FileNotFoundError(host.options.pause_program)
     await host.files.write(f"{root}/pause", program, 0o755)
-    await host.files.make_dirs(f"{root}/proc")
+    for place in ("proc", "dev"):  # runtimes differ in whether they make what they need
+        await host.files.make_dirs(f"{root}/{place}")
     await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
     undo.push("forget exit", host.monitors.forget_exit, pod.id)
     undo.push("delete infra container", host.runtime.delete, handler, pod.id)
