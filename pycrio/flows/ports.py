@@ -377,6 +377,9 @@ class Cgroups(Protocol):
     async def remove_pod(self, parent: str, pod_id: str) -> None:
         """Remove the pod's own group and what is left below it."""
 
+    async def leave(self, parent: str, container_id: str) -> None:
+        """Remove the group that a container's monitor had, if it had one."""
+
     async def stats(self, path: str) -> CgroupStats | None:
         """Readings of a group given as ``container_path`` gives it, or as a parent; None when it is gone."""
 

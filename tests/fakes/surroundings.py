@@ -152,6 +152,9 @@ class FakeCgroups:
         await self._script.at("cgroups.remove_pod")
         self.pods.discard(pod_id)
 
+    async def leave(self, parent: str, container_id: str) -> None:
+        await self._script.at("cgroups.leave")
+
     async def stats(self, path: str) -> CgroupStats | None:
         await self._script.at("cgroups.stats")
         return self.readings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pycrio._native.pools import offload
 from pycrio.drivers.cgroups import tree
@@ -18,6 +19,7 @@ from pycrio.model.stats import CgroupStats
 from pycrio.obs import log as obslog
 
 log = obslog.get("cgroups")
+T = TypeVar("T")
 DEFAULT_PARENTS = {"systemd": "system.slice", "cgroupfs": "/crio"}
 
 
@@ -83,20 +85,17 @@ class Cgroups:
 
     def directory(self, path: str) -> str:
         """The path below a hierarchy's root for what ``container_path`` or ``check_parent`` gave."""
-        if ":" in path:
-            parent, prefix, ident = path.split(":", 2)
+        if self._systemd is not None and ":" in path:
+            parent, prefix, ident = path.rsplit(":", 2)
             return f"{expand_slice(parent)}/{prefix}-{ident}.scope"
-        return expand_slice(path) if path.endswith(".slice") else path
+        return expand_slice(path) if self._systemd is not None and path.endswith(".slice") else path
 
     # --- groups ---------------------------------------------------------------------------------------------------
 
     async def make_pod(self, parent: str, pod_id: str) -> str:
         """Make the pod's own group below its parent."""
         path = f"{self.directory(parent)}/crio-{pod_id}"
-        try:
-            await offload("mount", self.tree.make, path)
-        except OSError as e:
-            raise ExternalFailure(f"cgroup {path} cannot be made: {e.strerror}") from e
+        await self._at(path, "made", self.tree.make)
         return path
 
     async def remove_pod(self, parent: str, pod_id: str) -> None:
@@ -108,7 +107,7 @@ class Cgroups:
         for wait in (0.0, 0.01, 0.05, 0.2):
             # A group is busy for a moment after its last process was reaped; there is no event for its end on v1.
             await asyncio.sleep(wait)
-            if await offload("mount", self.tree.remove, path):
+            if await self._at(path, "removed", self.tree.remove):
                 return
         log.warning("Cgroup stays behind, it is still busy", path=path)
 
@@ -117,12 +116,19 @@ class Cgroups:
         known = frozenset(valid)
         for path in await offload("mount", self.tree.named, "crio-"):
             ident = os.path.basename(path).removeprefix("crio-").removeprefix("conmon-").removesuffix(".scope")
-            if is_id(ident) and ident not in known and not await offload("mount", self.tree.processes, path):
-                await offload("mount", self.tree.remove, path)
+            if is_id(ident) and ident not in known and not await self._at(path, "read", self.tree.processes):
+                await self._at(path, "removed", self.tree.remove)
+
+    async def _at(self, path: str, what: str, work: Callable[[str], T]) -> T:
+        """Have something done to a group; what the kernel refuses is a failure that names the group."""
+        try:
+            return await offload("mount", work, path)
+        except OSError as e:
+            raise ExternalFailure(f"cgroup {path} cannot be {what}: {e.strerror}") from e
 
     async def processes(self, path: str) -> Sequence[int]:
         """Pids in a group and below; empty when it is gone."""
-        return await offload("mount", self.tree.processes, self.directory(path))
+        return await self._at(self.directory(path), "read", self.tree.processes)
 
     async def stats(self, path: str) -> CgroupStats | None:
         """Readings of a group; None when it is gone."""
@@ -141,12 +147,14 @@ class Cgroups:
             return
         path = f"{self.directory(request.cgroup_parent)}/{name}"
         try:
-            await offload("mount", self.tree.make, path)
+            await self._at(path, "made", self.tree.make)
+            await offload("mount", self.tree.limit, path, request.cpuset, request.cpu_shares)
             await offload("mount", self.tree.enter, path, pid)
         except OSError as e:
+            await self._at(path, "removed", self.tree.remove)
             raise ExternalFailure(f"monitor {pid} cannot be moved to cgroup {path}: {e.strerror}") from e
 
     async def leave(self, parent: str, container_id: str) -> None:
-        """Remove the group of an ended monitor."""
+        """Remove the group of a container's ended monitor; systemd removes its scopes itself."""
         if self._systemd is None:
             await self._remove(f"{self.directory(parent)}/crio-conmon-{container_id}")

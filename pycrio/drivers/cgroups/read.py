@@ -197,8 +197,8 @@ def _io1(path: str) -> tuple[DiskIo, ...]:
         # What children did counts as well: a container may have groups of its own.
         for line in (_text(path, f"{name}_recursive") or _text(path, name) or "").splitlines():
             words = line.split()
-            if len(words) == 3 and ":" in words[0] and words[2].isdigit():
-                major, _, minor = words[0].partition(":")
+            major, _, minor = words[0].partition(":") if words else ("", "", "")
+            if len(words) == 3 and major.isdigit() and minor.isdigit() and words[2].isdigit():
                 found.setdefault((int(major), int(minor)), {})[words[1].lower() + suffix] = int(words[2])
     keys = ("readcount", "readbytes", "writecount", "writebytes", "discardcount", "discardbytes")
     return tuple(DiskIo(*device, *(v.get(k, 0) for k in keys)) for device, v in sorted(found.items()))

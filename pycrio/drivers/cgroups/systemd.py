@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pycrio.errors import ExternalFailure, InvalidRequest, Timeout, Unavailable
 
 if TYPE_CHECKING:
+    from dbus_fast import Message
     from dbus_fast.aio import MessageBus
 
 NAME, PATH, MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
@@ -28,11 +29,31 @@ def expand_slice(name: str) -> str:
     return "/" + "/".join("-".join(parts[: i + 1]) + ".slice" for i in range(len(parts)))
 
 
+# Ends of a connection as the library tells them; EOFError is the peer's.
+_BROKEN = (OSError, EOFError, ValueError, asyncio.TimeoutError)
+
+
+async def _call(bus: MessageBus, request: Message) -> list[Any]:
+    """The body of the reply. ExternalFailure when the peer refuses, Timeout and Unavailable when it does not answer."""
+    from dbus_fast import MessageType
+
+    try:
+        reply = await asyncio.wait_for(bus.call(request), JOB_TIMEOUT)
+    except asyncio.TimeoutError as e:
+        raise Timeout(f"systemd did not answer {request.member} within {JOB_TIMEOUT:.0f} s") from e
+    except _BROKEN as e:
+        raise Unavailable(f"the connection to systemd broke in {request.member}: {e or type(e).__name__}") from e
+    if reply.message_type is MessageType.ERROR:
+        raise ExternalFailure(str(reply.body[0] if reply.body else reply.error_name))
+    return list(reply.body)
+
+
 class Systemd:
     """One connection to the system bus, made when first needed and again after it broke."""
 
     def __init__(self) -> None:
         self._bus: MessageBus | None = None
+        self._end: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()
         self._jobs: dict[str, asyncio.Future[str]] = {}
         self._early: dict[str, str] = {}
@@ -42,6 +63,9 @@ class Systemd:
         if self._bus is not None:
             self._bus.disconnect()
             self._bus = None
+        if self._end is not None:
+            await asyncio.wait([self._end])
+            self._end = None
 
     async def _connected(self) -> MessageBus:
         from dbus_fast import BusType, Message
@@ -51,10 +75,10 @@ class Systemd:
             if self._bus is not None and self._bus.connected:
                 return self._bus
             try:
-                bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-            except (OSError, ValueError) as e:
+                bus = await asyncio.wait_for(MessageBus(bus_type=BusType.SYSTEM).connect(), JOB_TIMEOUT)
+            except _BROKEN as e:
                 raise Unavailable(
-                    f"systemd cannot be reached over D-Bus: {e}; is cgroup_manager = systemd right?"
+                    f"systemd cannot be reached over D-Bus: {e or type(e).__name__}; is cgroup_manager = systemd right?"
                 ) from e
             bus.add_message_handler(self._signal)
             rule = f"type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'"
@@ -62,18 +86,32 @@ class Systemd:
                 ([rule], "s", "AddMatch", "/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus"),
                 ([], "", "Subscribe", PATH, MANAGER, NAME),
             ):
-                await bus.call(
-                    Message(
-                        destination=destination,
-                        path=path,
-                        interface=interface,
-                        member=member,
-                        signature=signature,
-                        body=body,
+                try:
+                    await _call(
+                        bus,
+                        Message(
+                            destination=destination,
+                            path=path,
+                            interface=interface,
+                            member=member,
+                            signature=signature,
+                            body=body,
+                        ),
                     )
-                )
+                except BaseException:
+                    bus.disconnect()
+                    raise
             self._bus = bus
+            self._end = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+            self._end.add_done_callback(self._lost)
             return bus
+
+    def _lost(self, end: asyncio.Future[None]) -> None:
+        """The connection has ended: nobody will tell of the jobs that are waited for."""
+        cause = None if end.cancelled() else end.exception()
+        for job in self._jobs.values():
+            if not job.done():
+                job.set_exception(Unavailable(f"the connection to systemd broke: {cause or 'closed'}"))
 
     def _signal(self, message: Any) -> None:
         """JobRemoved(id, job, unit, result)."""
@@ -90,7 +128,7 @@ class Systemd:
 
     async def scope(self, unit: str, slice_name: str, pid: int, cpuset: str = "", shares: int = 0) -> None:
         """Put a process into a transient scope of its own and wait until it is there."""
-        from dbus_fast import Message, MessageType, Variant
+        from dbus_fast import Message, Variant
 
         properties: list[list[Any]] = [
             ["PIDs", Variant("au", [pid])],
@@ -105,20 +143,19 @@ class Systemd:
         if cpuset:
             properties.append(["AllowedCPUs", Variant("ay", cpu_mask(cpuset))])
         bus = await self._connected()
-        reply = await bus.call(
-            Message(
-                destination=NAME,
-                path=PATH,
-                interface=MANAGER,
-                member="StartTransientUnit",
-                signature="ssa(sv)a(sa(sv))",
-                body=[unit, "replace", properties, []],
-            )
+        request = Message(
+            destination=NAME,
+            path=PATH,
+            interface=MANAGER,
+            member="StartTransientUnit",
+            signature="ssa(sv)a(sa(sv))",
+            body=[unit, "replace", properties, []],
         )
-        if reply is None or reply.message_type is MessageType.ERROR:
-            reason = reply.body[0] if reply is not None and reply.body else "no reply"
-            raise ExternalFailure(f"systemd did not make scope {unit} in {slice_name}: {reason}")
-        result = await self._job(str(reply.body[0]), unit)
+        try:
+            reply = await _call(bus, request)
+        except ExternalFailure as e:
+            raise ExternalFailure(f"systemd did not make scope {unit} in {slice_name}: {e}") from e
+        result = await self._job(str(reply[0]), unit)
         if result != "done":
             raise ExternalFailure(f"systemd did not make scope {unit} in {slice_name}: job {result}")
 

@@ -47,6 +47,19 @@ class Tree:
             with open(path, "w", encoding="ascii") as f:
                 f.write(str(pid))
 
+    def limit(self, directory: str, cpuset: str, shares: int) -> None:
+        """Set CPUs ("": as the parent) and CPU weight in v1 shares (0: the kernel's default) of a group."""
+        wanted = [("cpuset", "cpuset.cpus", cpuset)] if cpuset else []
+        if shares and self.unified:
+            wanted.append(("cpu", "cpu.weight", str(weight(shares))))
+        elif shares:
+            wanted.append(("cpu", "cpu.shares", str(shares)))
+        for controller, name, value in wanted:
+            path = self.path(controller, directory)
+            if path is not None and controller in self.controllers:
+                with open(os.path.join(path, name), "w", encoding="ascii") as f:
+                    f.write(value)
+
     def remove(self, directory: str) -> bool:
         """Remove the group and those below it; False when one is busy."""
         free = True
@@ -84,6 +97,12 @@ class Tree:
             for path, names, _ in os.walk(root):
                 found.update(os.path.relpath(os.path.join(path, n), root) for n in names if n.startswith(prefix))
         return sorted(found)
+
+
+def weight(shares: int) -> int:
+    """cgroup v2's cpu.weight (1 to 10000) for v1's cpu.shares (2 to 262144), as OCI runtimes convert."""
+    shares = min(max(shares, 2), 262144)
+    return 1 + (shares - 2) * 9999 // 262142
 
 
 def _below(top: str) -> Iterator[str]:

@@ -47,6 +47,9 @@ async def release(node: Node, container: ContainerRecord) -> None:
     host = node.host
     await host.runtime.delete(host.handlers.get(container.handler), container.id)
     await host.monitors.forget_exit(container.id)
+    pod = node.pods.resolve(container.pod_id)
+    if pod is not None:
+        await host.cgroups.leave(pod.cgroup_parent, container.id)
     for mount in container.mounts:
         if mount.image is not None:
             await host.rootfs.unmount_image(image_mount_dir(container, mount.container_path))

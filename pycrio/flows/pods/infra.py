@@ -44,6 +44,7 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
         await host.files.make_dirs(f"{root}/{place}")
     await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
     undo.push("forget exit", host.monitors.forget_exit, pod.id)
+    undo.push("remove monitor's cgroup", host.cgroups.leave, pod.cgroup_parent, pod.id)
     undo.push("delete infra container", host.runtime.delete, handler, pod.id)
     report = await host.monitors.create(
         MonitorRequest(

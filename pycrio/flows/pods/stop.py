@@ -86,6 +86,7 @@ async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
         await host.processes.wait_gone(pod.infra_pid, pod.infra_start_time, 10)
         await host.runtime.delete(handler, pod.id)
         await host.monitors.forget_exit(pod.id)
+        await host.cgroups.leave(pod.cgroup_parent, pod.id)
         pod = replace(pod, infra_pid=0, infra_start_time=0)
     if pod.namespaces:
         await host.namespaces.remove(list(pod.namespaces.values()))
