@@ -86,13 +86,14 @@ class Isolation:
             os.close(directory)
         self._outside.clear()
 
-    def _hierarchies(self) -> list[str]:
+    def hierarchies(self) -> list[str]:
+        """Mount points of the cgroup hierarchies."""
         if self.unified:
             return [CGROUPS]
         return sorted(str(p) for p in pathlib.Path(CGROUPS).iterdir() if p.name != "unified" and not p.is_symlink())
 
     def _enter_cgroups(self) -> None:
-        for top in self._hierarchies():
+        for top in self.hierarchies():
             directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             _sweep(directory)
             self._outside.append(directory)
@@ -110,7 +111,7 @@ class Isolation:
             os.mkdir(f"{CGROUPS}/self")
             pathlib.Path(CGROUPS, "self", "cgroup.procs").write_text(str(os.getpid()))
             return
-        hierarchies = [(p, os.path.basename(p)) for p in self._hierarchies()]
+        hierarchies = [(p, os.path.basename(p)) for p in self.hierarchies()]
         # Without the unified hierarchy, which crun takes amiss beside the others.
         mount("tmpfs", CGROUPS, "tmpfs", _NOSUID, "mode=755")
         for path, name in hierarchies:
@@ -122,7 +123,7 @@ class Isolation:
     def cgroups(self) -> list[str]:
         """Every group below the roots of the hierarchies, except the one that the caller lives in."""
         found = set()
-        for top in self._hierarchies():
+        for top in self.hierarchies():
             for path, names, _ in os.walk(top):
                 found.update(os.path.relpath(os.path.join(path, n), top) for n in names)
         return sorted(found - {"self"})
