@@ -25,6 +25,9 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
 #endif

@@ -57,6 +57,10 @@ int pc_wait(int pidfd, bool nohang, struct pc_exit *ret_exit, struct pc_err *ret
 int pc_signal(int pidfd, int sig, struct pc_err *reterr);
 int pc_signal_group(int pidfd, int pid, int sig, struct pc_err *reterr);
 
+/* A copy (close-on-exec) of a descriptor of another process, without opening anything anew. -EBADF: it has none such.
+ */
+int pc_copy_fd(int pidfd, int fd, int *ret_fd, struct pc_err *reterr);
+
 struct pc_stat {
         char state;
         int ppid;

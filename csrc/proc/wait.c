@@ -78,6 +78,14 @@ int pc_signal(int pidfd, int sig, struct pc_err *reterr) {
         return 0;
 }
 
+int pc_copy_fd(int pidfd, int fd, int *ret_fd, struct pc_err *reterr) {
+        int copy = (int) syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+        if (copy < 0)
+                return pc_fail_errno(reterr, "pidfd_getfd", NULL);
+        *ret_fd = copy;
+        return 0;
+}
+
 int pc_signal_group(int pidfd, int pid, int sig, struct pc_err *reterr) {
         if (pid <= 1) /* kill(-1) would be everybody */
                 return pc_fail(reterr, EINVAL, "kill", NULL);

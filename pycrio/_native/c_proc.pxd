@@ -37,6 +37,8 @@ cdef extern from "proc/proc.h" nogil:
     int pc_signal(int pidfd, int sig, pc_err *reterr)
     int pc_signal_group(int pidfd, int pid, int sig, pc_err *reterr)
 
+    int pc_copy_fd(int pidfd, int fd, int *ret_fd, pc_err *reterr)
+
     cdef struct pc_stat:
         char state
         int ppid

@@ -11,8 +11,8 @@ from libc.stdlib cimport free, malloc
 from pycrio._native.base cimport native_error
 from pycrio._native.c_common cimport pc_err
 from pycrio._native.c_proc cimport (
-    PC_SPAWN_CGROUP, PC_SPAWN_OOM, PC_SPAWN_SESSION, pc_alive, pc_exit, pc_find_program, pc_read_stat, pc_signal,
-    pc_signal_group, pc_spawn, pc_spawn_args, pc_spawn_fd, pc_stat, pc_wait,
+    PC_SPAWN_CGROUP, PC_SPAWN_OOM, PC_SPAWN_SESSION, pc_alive, pc_copy_fd, pc_exit, pc_find_program, pc_read_stat,
+    pc_signal, pc_signal_group, pc_spawn, pc_spawn_args, pc_spawn_fd, pc_stat, pc_wait,
 )
 
 cdef enum:
@@ -142,6 +142,20 @@ def send_signal(int pidfd, int sig):
         r = pc_signal(pidfd, sig, &err)
     if r < 0:
         raise native_error(&err)
+
+
+def copy_fd(int pidfd, int fd):
+    """A copy (close-on-exec, caller's) of a descriptor of the process behind ``pidfd``; nothing is opened anew.
+
+    Raises NativeError: EBADF when it has none such, ESRCH when it has ended, EPERM without the right to trace it.
+    """
+    cdef pc_err err
+    cdef int r, copy = -1
+    with nogil:
+        r = pc_copy_fd(pidfd, fd, &copy, &err)
+    if r < 0:
+        raise native_error(&err)
+    return copy
 
 
 def signal_group(int pidfd, int pid, int sig):

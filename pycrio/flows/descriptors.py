@@ -17,31 +17,37 @@ _ENDED = (errno.EIO, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)  # EIO: the 
 
 
 class Reader:
-    """The reading side of a descriptor, which is made non-blocking."""
+    """The reading side of a descriptor, which is made non-blocking; ``limit``: bytes of one read at most."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, limit: int = CHUNK) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
+        self._limit = limit
         self._waiting: asyncio.Future[None] | None = None
         self._last = False
 
     async def read(self) -> bytes:
-        """What is there, ``CHUNK`` bytes at most, as soon as something is; b"" at the end.
+        """What is there, as soon as something is; b"" at the end.
 
         Lets the loop turn once per call, since a fast writer would else keep it from everybody else.
         """
         await asyncio.sleep(0)
-        while True:
-            try:
-                return os.read(self._fd, CHUNK)
-            except BlockingIOError:
-                if self._last:
-                    return b""
-            except OSError as e:
-                if e.errno in _ENDED:
-                    return b""
-                raise
+        while (data := self.read_now()) is None:
+            if self._last:
+                return b""
             await self._readable()
+        return data
+
+    def read_now(self) -> bytes | None:
+        """What is there now: None when nothing is, b"" at the end."""
+        try:
+            return os.read(self._fd, self._limit)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            if e.errno in _ENDED:
+                return b""
+            raise
 
     def finish(self) -> None:
         """What can be read without waiting is the rest, whoever still holds the other side open."""

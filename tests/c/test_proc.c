@@ -482,6 +482,21 @@ static int open_fds(void) {
         return n;
 }
 
+static void test_copy(void) {
+        struct pc_err err;
+        int p[2], pidfd = (int) syscall(SYS_pidfd_open, getpid(), 0), copy = -7;
+        bool good = pidfd >= 0 && pipe(p) == 0 && pc_copy_fd(pidfd, p[1], &copy, &err) == 0 && copy != p[1];
+        char c = 0;
+        good = good && fcntl(copy, F_GETFD) == FD_CLOEXEC && write(copy, "x", 1) == 1 && read(p[0], &c, 1) == 1;
+        ok(good && c == 'x', "a descriptor is copied from a process");
+        (void) close(p[0]);
+        (void) close(p[1]);
+        (void) close(copy);
+        int none = -7;
+        ok(pc_copy_fd(pidfd, p[1], &none, &err) == -EBADF && none == -7, "one that it does not have is not");
+        (void) close(pidfd);
+}
+
 int main(void) {
         if (!mkdtemp(dir))
                 return 1;
@@ -499,6 +514,7 @@ int main(void) {
         test_threads();
         test_wait();
         test_group();
+        test_copy();
         test_stat();
         test_alive();
         test_find();

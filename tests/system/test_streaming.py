@@ -131,10 +131,20 @@ def _size(pid: int) -> tuple[int, int]:
     return size.lines, size.columns
 
 
+async def test_size_that_comes_before_the_command(node: Node, box: str) -> None:
+    url = exec_url(
+        node, box, "sh", "-c", "until [ \"$(stty size 2>/dev/null)\" = '43 112' ]; do :; done; echo seen", tty=True
+    )
+    async with streams.command(url, tty=True) as session:
+        assert session.resize is not None
+        await session.resize.write(b'{"Width":112,"Height":43}')
+        assert (await session.outcome()).stdout == b"seen\r\n"
+
+
 async def test_command_that_does_not_exist(node: Node, box: str) -> None:
     done = await streams.run(exec_url(node, box, "/no/such/program"))
     assert done.code != 0
-    assert b"no such file" in done.stderr
+    assert b"no such file" in done.stderr.lower()
 
 
 @pytest.mark.parametrize("tty", [False, True])

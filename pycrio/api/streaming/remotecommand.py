@@ -198,6 +198,9 @@ async def _attach(node: Node, wanted: Wanted, channels: Channels) -> dict[str, A
             if channels.resize is not None:
                 start(_attached_sizes(attachment, channels.resize))
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if output.done():
+                output.result()
+                attachment.check_end()
             if not gone.done() or output.done():
                 return _success()
             if channels.stdin is not None:

@@ -138,7 +138,14 @@ class Runtime:
             words = ["exec", *(["--tty"] if tty else []), "--process", scratch.process]
             words += ["--pid-file", scratch.pidfile, request.container_id]
             command = self.command(request.handler, *words)
-            return await start_session(command, tty=tty, stdin=stdin, on_close=scratch.close, pid=scratch.pid)
+            return await start_session(
+                command,
+                tty=tty,
+                stdin=stdin,
+                on_close=scratch.close,
+                pid=scratch.pid,
+                directory=scratch.directory,
+            )
         except NativeError as e:
             scratch.close()
             raise missing(request.handler, e) from e
@@ -175,9 +182,9 @@ class _Scratch:
     """Process document and pid file of one exec. They live on tmpfs and are a few kB: plain calls will do."""
 
     def __init__(self, directory: str, process: Mapping[str, Any]) -> None:
-        self._dir = tempfile.mkdtemp(prefix="exec-", dir=directory)
-        self.process = os.path.join(self._dir, "process.json")
-        self.pidfile = os.path.join(self._dir, "pid")
+        self.directory = tempfile.mkdtemp(prefix="exec-", dir=directory)
+        self.process = os.path.join(self.directory, "process.json")
+        self.pidfile = os.path.join(self.directory, "pid")
         with open(self.process, "wb") as f:
             f.write(json.dumps(process).encode("utf-8", "surrogateescape"))
 
@@ -191,10 +198,10 @@ class _Scratch:
 
     def close(self) -> None:
         """Remove all of it, also what a runtime that was killed had begun to write. Idempotent."""
-        if os.path.isdir(self._dir):
-            for name in os.listdir(self._dir):
-                os.unlink(os.path.join(self._dir, name))
-            os.rmdir(self._dir)
+        if os.path.isdir(self.directory):
+            for name in os.listdir(self.directory):
+                os.unlink(os.path.join(self.directory, name))
+            os.rmdir(self.directory)
 
     def __enter__(self) -> _Scratch:
         return self

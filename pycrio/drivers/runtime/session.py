@@ -10,19 +10,38 @@ import struct
 import termios
 from collections.abc import Callable, Sequence
 
+from pycrio._native import proc
+from pycrio._native.base import Fd
 from pycrio._native.pools import offload, submit
 from pycrio._native.run import Child, settled, spawn
 from pycrio._native.tree import kill_tree
+from pycrio._native.watch import ARRIVALS, DirectoryWatch
+from pycrio.obs import log as obslog
+
+log = obslog.get("runtime")
 
 
 class Session:
-    """See ``flows.ports.ExecSession``. Descriptors that do not exist are -1; ``close`` closes those that are left."""
+    """See ``flows.ports.ExecSession``. Descriptors that do not exist are -1; ``close`` closes those that are left.
 
-    def __init__(self, child: Child, fds: Sequence[int], on_close: Callable[[], None], pid: Callable[[], int]) -> None:
+    ``pid`` gives the process in the container once the runtime has written it to a file in ``directory``.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        fds: Sequence[int],
+        on_close: Callable[[], None],
+        pid: Callable[[], int],
+        directory: str = "",
+    ) -> None:
         self.stdin_fd, self.stdout_fd, self.stderr_fd, self.pty_fd = fds
         self._child = child
         self._on_close = on_close
         self._pid = pid
+        self._directory = directory
+        self._waiting: DirectoryWatch | None = None
+        self._size = (0, 0)
         self._closed = False
 
     async def wait(self) -> int:
@@ -30,10 +49,40 @@ class Session:
         return await self._child.wait()
 
     def resize(self, width: int, height: int) -> None:
-        """Set the terminal's size; the runtime hands it on when told by SIGWINCH."""
-        if self.pty_fd >= 0:
-            fcntl.ioctl(self.pty_fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-            self._child.signal(signal.SIGWINCH)
+        """Set the terminal's size: of ours, which runc copies to the process's own when told by SIGWINCH, and of that
+        one, since crun does not."""
+        if self.pty_fd < 0:
+            return
+        self._size = (width, height)
+        _set_size(self.pty_fd, width, height)
+        self._child.signal(signal.SIGWINCH)
+        if not self._resize_inner() and self._waiting is None and self._directory:
+            self._waiting = DirectoryWatch(lambda path, name: self._arrived(), ARRIVALS)
+            self._waiting.add(self._directory)
+            self._arrived()
+
+    def _arrived(self) -> None:
+        if self._resize_inner():
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def _resize_inner(self) -> bool:
+        """Whether the process is there. Its terminal is found at the runtime, which holds the other side of it: what
+        the process itself has open may be anything by now, and even looking at it could block."""
+        if not self._pid():
+            return False
+        try:
+            for name in os.listdir(f"/proc/{self._child.pid}/fd"):
+                if os.readlink(f"/proc/{self._child.pid}/fd/{name}").endswith("/ptmx"):
+                    with Fd(proc.copy_fd(self._child.pidfd.fileno(), int(name))) as fd:
+                        _set_size(fd.fileno(), *self._size)
+        except OSError as e:
+            log.debug("Terminal of an exec not resized", error=str(e))  # it is about to end
+        return True
 
     def close_stdin(self) -> None:
         """End of the process's input (pipes only)."""
@@ -46,6 +95,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        self._stop_waiting()
         if self._child.poll() is None:
             # Until the runtime has written down its process, that one is found as the runtime's child only.
             await offload("proc", kill_tree, self._child.pid, self._pid())
@@ -58,8 +108,18 @@ class Session:
         self._on_close()
 
 
+def _set_size(fd: int, width: int, height: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+
 async def start_session(
-    command: list[str], *, tty: bool, stdin: bool, on_close: Callable[[], None], pid: Callable[[], int]
+    command: list[str],
+    *,
+    tty: bool,
+    stdin: bool,
+    on_close: Callable[[], None],
+    pid: Callable[[], int],
+    directory: str = "",
 ) -> Session:
     """Start ``command`` with pipes, or with one pseudo terminal. Raises NativeError when it cannot be executed.
 
@@ -86,7 +146,7 @@ async def start_session(
         raise
     for fd in dict.fromkeys(theirs.values()):
         os.close(fd)
-    session = Session(child, ours, on_close, pid)
+    session = Session(child, ours, on_close, pid, directory)
     if cancelled is not None:
         await settled(asyncio.ensure_future(session.close()))
         raise cancelled

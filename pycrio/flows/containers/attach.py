@@ -6,12 +6,13 @@ output to all of them and closes the connections when the process has ended.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
 
-from pycrio.errors import InvalidRequest
-from pycrio.flows.descriptors import Reader, Writer
+from pycrio.errors import InvalidRequest, WrongState
+from pycrio.flows.descriptors import CHUNK, Reader, Writer
 from pycrio.flows.node_state import Node
 from pycrio.model.container import ContainerRecord
 
@@ -43,17 +44,42 @@ class Attachment:
         self._node = node
         self._container = container
         self._fd = fd
-        self._reader = Reader(fd)
+        self._reader = Reader(fd, 4 * _PACKET + 1)  # read one at a time, and what does not fit would be lost
         self._writer = Writer(fd, _PACKET)
         self._keys = DetachKeys() if container.config.tty else None
         self.refused = False
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
-        """``(1, bytes)`` for standard output and ``(2, bytes)`` for standard error, until the process has ended."""
-        while packet := await self._reader.read():
-            stream = _STREAMS.get(packet[0])
-            if stream is not None and len(packet) > 1:
-                yield stream, packet[1:]
+        """``(1, bytes)`` for standard output and ``(2, bytes)`` for standard error, until the process has ended.
+
+        Packets that are there already are put together, as far as they belong to the same stream.
+        """
+        other = b""
+        while True:
+            if other:
+                await asyncio.sleep(0)  # as reading does: two busy streams must not keep the loop from everybody else
+            packet, other = other or await self._reader.read(), b""
+            if not packet:
+                return
+            parts, size = [packet[1:]], len(packet)
+            while size < CHUNK and not other and (more := self._reader.read_now()):
+                if more[0] == packet[0]:
+                    parts.append(more[1:])
+                    size += len(more)
+                else:
+                    other = more
+            data = b"".join(parts)
+            if data and packet[0] in _STREAMS:
+                yield _STREAMS[packet[0]], data
+
+    def check_end(self) -> None:
+        """After the output's end: WrongState when that was not the process's own."""
+        container = self._container
+        if self._node.host.processes.alive(container.pid, container.pid_start_time):
+            raise WrongState(
+                f"container {container.id} still runs, but its monitor has ended this connection: output was not taken "
+                "in time, or the monitor was killed; attach again"
+            )
 
     async def write(self, data: bytes) -> bool:
         """Input for the process, as fast as it is taken; True when it contained the keys that detach.

@@ -181,6 +181,28 @@ def test_process_of_another_is_found_again() -> None:
     assert proc.open_process(0, 0) is None
 
 
+def test_descriptor_of_another_process() -> None:
+    read, write = os.pipe()
+    _, pidfd = proc.spawn([b"/bin/sleep", b"1000"], ENV, [(5, write)])
+    os.close(write)
+    copy = proc.copy_fd(pidfd, 5)
+    assert not os.get_inheritable(copy)
+    with pytest.raises(NativeError) as caught:
+        proc.copy_fd(pidfd, 6)
+    assert (caught.value.errno, caught.value.step) == (errno.EBADF, "pidfd_getfd")
+    proc.send_signal(pidfd, signal.SIGKILL)
+    proc.wait(pidfd)
+    with pytest.raises(NativeError) as caught:
+        proc.copy_fd(pidfd, 5)
+    assert caught.value.errno == errno.ESRCH
+    os.close(pidfd)
+    os.write(copy, b"x")
+    os.close(copy)
+    assert os.read(read, 2) == b"x"
+    assert os.read(read, 2) == b""
+    os.close(read)
+
+
 def test_search(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")

@@ -40,6 +40,31 @@ async def test_output_until_the_process_ends(rig: Rig) -> None:
         assert (done.stdout, done.stderr, done.code) == (b"out1 out2", b"err", 0)
 
 
+async def test_output_that_ends_before_the_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor gives up clients that do not keep up with the output."""
+    monkeypatch.setattr(rig.node.host.processes, "alive", lambda pid, start_time: True)
+    async with streams.command(await rig.attach()) as session:
+        sock = await monitor(rig)
+        sock.send(b"\2out")
+        sock.close()
+        done = await session.outcome()
+        assert done.stdout == b"out"
+        assert "still runs" in done.status["message"]
+
+
+async def test_packets_of_both_streams_stay_in_order(rig: Rig) -> None:
+    async with streams.command(await rig.attach()) as session:
+        sock = await monitor(rig)
+        for number in range(2000):
+            await asyncio.get_running_loop().sock_sendall(sock, b"\2%d " % number)
+            if number % 7 == 0:
+                await asyncio.get_running_loop().sock_sendall(sock, b"\3%d " % number)
+        sock.close()
+        done = await session.outcome()
+        assert done.stdout == b"".join(b"%d " % n for n in range(2000))
+        assert done.stderr == b"".join(b"%d " % n for n in range(0, 2000, 7))
+
+
 async def test_input_in_packets_and_its_end(rig: Rig) -> None:
     async with streams.command(await rig.attach(stdin=True), stdin=True) as session:
         sock = await monitor(rig)
