@@ -259,6 +259,9 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
     undo.push("forget exit", host.monitors.forget_exit, making.ident)
     undo.push("end birth", node.unborn.discard, making.ident)
     undo.push("remove monitor's cgroup", host.cgroups.leave, making.pod.cgroup_parent, making.ident)
+    # Before the attempt: a runtime that fails may have made half a container, or a whole one.
+    undo.push("remove cgroup", host.cgroups.remove_pod, making.pod.cgroup_parent, making.ident)
+    undo.push("delete container", host.runtime.delete, making.handler, making.ident)
     report = await host.monitors.create(
         MonitorRequest(
             container_id=making.ident,
