@@ -32,7 +32,7 @@ class _Passwd:
 
 
 def _rows(text: bytes, fields: int) -> Iterator[list[str]]:
-    for line in text.decode("utf-8", "surrogateescape").splitlines():
+    for line in text.decode("utf-8", "surrogateescape").split("\n"):
         parts = line.strip().split(":")
         if len(parts) >= fields and parts[0] and not parts[0].startswith("#"):
             yield parts
@@ -40,18 +40,22 @@ def _rows(text: bytes, fields: int) -> Iterator[list[str]]:
 
 def _passwd(text: bytes) -> Iterator[_Passwd]:
     for parts in _rows(text, 4):
-        if parts[2].isdigit() and parts[3].isdigit():
+        if _is_id(parts[2]) and _is_id(parts[3]):
             yield _Passwd(parts[0], int(parts[2]), int(parts[3]), parts[5] if len(parts) > 5 else "")
 
 
 def _groups(text: bytes) -> Iterator[tuple[str, int, list[str]]]:
     for parts in _rows(text, 3):
-        if parts[2].isdigit():
+        if _is_id(parts[2]):
             yield parts[0], int(parts[2]), [m for m in (parts[3] if len(parts) > 3 else "").split(",") if m]
 
 
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID
+
+
 def _number(text: str) -> int | None:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         return None
     value = int(text)
     if value > MAX_ID:

@@ -176,7 +176,7 @@ def cpu_mask(text: str) -> bytes:
     mask = 0
     for part in filter(None, text.split(",")):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidRequest(f"{text!r} is not a CPU list such as 0-3,8")
         for cpu in range(int(first), int(last or first) + 1):
             mask |= 1 << cpu

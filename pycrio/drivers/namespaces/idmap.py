@@ -26,7 +26,7 @@ def parse_sub(text: str, user: str) -> list[Range]:
     out = []
     for line in text.splitlines():
         parts = line.strip().split(":")
-        if len(parts) == 3 and parts[0] == user and parts[1].isdigit() and parts[2].isdigit():
+        if len(parts) == 3 and parts[0] == user and parts[1].isdecimal() and parts[2].isdecimal():
             out.append(Range(int(parts[1]), int(parts[2])))
     return out
 
@@ -65,7 +65,7 @@ class Ranges:
         if uids and gids:
             return uids, gids
         size = options.get("size", str(DEFAULT_SIZE))
-        if not size.isdigit() or int(size) == 0:
+        if not size.isdecimal() or int(size) == 0:
             raise InvalidRequest(f"userns-mode {mode!r}: size must be a positive number")
         start = self._free(int(size))
         self.reserve(start, int(size))

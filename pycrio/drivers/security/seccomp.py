@@ -126,7 +126,7 @@ def _applies(rule: Mapping[str, Any], machine: str, capabilities: frozenset[str]
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(p) for p in text.split(".")[:2] if p.isdigit())
+    return tuple(int(p) for p in text.split(".")[:2] if p.isdecimal())
 
 
 def _kernel() -> tuple[int, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import datetime
 import json
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +21,7 @@ from pycrio.flows.node_state import Node
 from pycrio.flows.pods.options import value_of, workload_of
 from pycrio.flows.ports import Labels, Workload
 from pycrio.model.container import ContainerConfig, ContainerState
-from pycrio.model.mount import DeviceNode
+from pycrio.model.mount import DeviceNode, Mount
 from pycrio.model.pod import PodRecord
 from pycrio.model.resources import Resources
 from pycrio.model.security import NamespaceMode
@@ -276,6 +278,11 @@ def oci_annotations(making: Making) -> dict[str, str]:
         "TTY": str(config.tty).lower(),
         "Stdin": str(config.stdin).lower(),
         "StdinOnce": str(config.stdin_once).lower(),
+        "LogPath": posixpath.join(pod.log_directory, config.log_path or f"{making.ident}.log"),
+        "Namespace": pod.config.metadata.namespace,
+        "HostNetwork": str(pod.config.security.namespaces.network is NamespaceMode.NODE).lower(),
+        "Created": datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z"),
+        "Volumes": json.dumps([_volume(m) for m in config.mounts]),
         "PrivilegedRuntime": str(config.security.privileged).lower(),
         "RuntimeHandler": pod.requested_handler,
         "Labels": json.dumps(config.labels),
@@ -291,6 +298,16 @@ def oci_annotations(making: Making) -> dict[str, str]:
         "io.container.manager": "cri-o",
         **({"org.opencontainers.image.stopSignal": stop_signal} if stop_signal else {}),
         **{prefix + k: v for k, v in own.items()},
+    }
+
+
+def _volume(mount: Mount) -> dict[str, object]:
+    return {
+        "container_path": mount.container_path,
+        "host_path": mount.host_path,
+        "readonly": mount.readonly,
+        "recursive_read_only": mount.recursive_read_only,
+        "propagation": mount.propagation.value,
     }
 
 

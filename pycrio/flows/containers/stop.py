@@ -99,13 +99,13 @@ async def _thaw(node: Node, container: ContainerRecord) -> None:
 def signal_number(name: str) -> int:
     """A Linux signal's number by name (``SIGTERM``, ``TERM``, ``SIGRTMIN+3``, ``15``); SIGTERM when unknown."""
     text = name.strip().upper()
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     text = text if text.startswith("SIG") else f"SIG{text}"
     for base, sign in (("SIGRTMIN", 1), ("SIGRTMAX", -1)):
         if text.startswith(base):
             rest = text[len(base) :].lstrip("+-")
-            return int(getattr(signal, base)) + sign * (int(rest) if rest.isdigit() else 0)
+            return int(getattr(signal, base)) + sign * (int(rest) if rest.isdecimal() else 0)
     found = signal.Signals.__members__.get(
         {"SIGCLD": "SIGCHLD", "SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO"}.get(text, text)
     )

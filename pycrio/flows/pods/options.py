@@ -163,7 +163,7 @@ def pod_sysctls(config: PodConfig, options: Options, gids: tuple[IdMapping, ...]
 def _clamp_range(value: str, gids: tuple[IdMapping, ...]) -> str:
     """The kernel refuses group ids that the user namespace does not map."""
     parts = value.split()
-    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+    if len(parts) != 2 or not all(p.isdecimal() for p in parts):
         return value
     top = max(m.container_id + m.length - 1 for m in gids)
     return f"{min(int(parts[0]), top)} {min(int(parts[1]), top)}"
