@@ -66,6 +66,8 @@ def typed(kind: Any, value: Any) -> Any:
         return typed(inner[0], value)
     if origin is tuple:
         args = typing.get_args(kind)
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, found {type(value).__name__}")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(typed(args[0], v) for v in value)
         return tuple(typed(a, v) for a, v in zip(args, value, strict=True))
@@ -79,7 +81,7 @@ def typed(kind: Any, value: Any) -> Any:
         return kind[value]
     if kind is bytes:
         return base64.b64decode(value["b64"], validate=True)
-    if kind in (int, float, str, bool) and not isinstance(value, kind):
+    if kind in (int, float, str, bool) and type(value) is not kind and (kind, type(value)) != (float, int):
         raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value
 

@@ -48,8 +48,11 @@ class Table(Generic[R]):
         self._listeners.append(listener)
 
     def _index(self, record: R) -> None:
-        if record.id not in self._records:
+        old = self._records.get(record.id)
+        if old is None:
             bisect.insort(self._ids, record.id)
+        elif old.name != record.name and self._names.get(old.name) == record.id:
+            del self._names[old.name]
         self._records[record.id] = record
         self._names[record.name] = record.id
 
