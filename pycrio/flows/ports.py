@@ -416,6 +416,9 @@ class Security(Protocol):
     async def relabel(self, path: str, label: str, recursive: bool) -> None:
         """Set the label of a host path."""
 
+    def reserve(self, labels: Labels) -> None:
+        """Book the MCS pair of a pod that is known from before a restart."""
+
     def release(self, labels: Labels) -> None:
         """Give the MCS pair of a pod back."""
 

@@ -19,6 +19,7 @@ from pycrio.flows import exits
 from pycrio.flows.containers import capture
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
+from pycrio.flows.ports import Labels
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.pod import PodRecord
 from pycrio.obs import log as obslog
@@ -36,6 +37,7 @@ async def recover(node: Node) -> None:
     for pod in node.pods:
         node.names.reserve(pod.name, pod.id)
         node.host.namespaces.reserve_ids(pod.uid_map)
+        node.host.security.reserve(Labels(pod.selinux_process_label, pod.selinux_mount_label))
     for container in node.containers:
         if container.pod_id not in node.pods:
             log.warning("Container's pod sandbox is gone, removing it", id=container.id)

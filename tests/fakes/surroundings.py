@@ -196,6 +196,9 @@ class FakeSecurity:
     async def relabel(self, path: str, label: str, recursive: bool) -> None:
         return None
 
+    def reserve(self, labels: Labels) -> None:
+        return None
+
     def release(self, labels: Labels) -> None:
         return None
 

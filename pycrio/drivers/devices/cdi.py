@@ -18,9 +18,7 @@ from pycrio.errors import InvalidRequest, NotFound
 from pycrio.obs import log as obslog
 
 log = obslog.get("cdi")
-NAME = re.compile(
-    r"[A-Za-z][A-Za-z0-9._-]*(?:\.[A-Za-z0-9._-]+)*/[A-Za-z][A-Za-z0-9_.-]*=[A-Za-z0-9][A-Za-z0-9_.:-]*\Z"
-)
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*/[A-Za-z][A-Za-z0-9_.-]*=[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
 MAX_SPEC = 4 << 20
 
 
@@ -52,7 +50,7 @@ class Registry:
             for path in _specs(directory):
                 try:
                     self._add(path, parse(path), priority)
-                except (OSError, ValueError, InvalidRequest) as e:
+                except (OSError, ValueError, RecursionError, InvalidRequest) as e:
                     log.warning("CDI spec ignored", path=path, error=str(e))
         self._stamp = _stamp(self._directories)
 
@@ -79,10 +77,15 @@ class Registry:
         done: set[str] = set()
         for name in dict.fromkeys(names):
             device = self._devices[name]
-            if device.spec not in done:
-                done.add(device.spec)
-                apply(config, device.spec_edits)
-            apply(config, device.edits)
+            try:
+                if device.spec not in done:
+                    done.add(device.spec)
+                    apply(config, device.spec_edits)
+                apply(config, device.edits)
+            except (KeyError, TypeError, AttributeError) as e:
+                raise InvalidRequest(
+                    f"CDI device {name}: its edits in {device.spec} are malformed: {type(e).__name__}: {e}"
+                ) from e
 
 
 def _specs(directory: str) -> list[str]:

@@ -42,7 +42,7 @@ class Hook:
                 return False
             given = True
         if self.has_bind_mounts is not None:
-            if self.has_bind_mounts and not has_bind_mounts:
+            if not (self.has_bind_mounts and has_bind_mounts):
                 return False
             given = True
         for key, value in self.annotations:
@@ -104,7 +104,7 @@ def _load(files: Mapping[str, tuple[str, int, int]]) -> list[Hook]:
         try:
             with open(path, "rb") as f:
                 hooks.append(parse(json.loads(f.read())))
-        except (OSError, ValueError, InvalidRequest, re.error) as e:
+        except (OSError, ValueError, TypeError, AttributeError, InvalidRequest, re.error) as e:
             log.warning("OCI hook ignored", path=path, error=str(e))
     return hooks
 

@@ -150,10 +150,21 @@ def _remove(path: str) -> None:
     if not stat.S_ISDIR(info.st_mode):
         os.unlink(path)
         return
+    if mounted := mount_points_below(os.path.realpath(path)):
+        raise OSError(errno.EBUSY, f"{mounted[0]} is mounted")
     try:
         shutil.rmtree(path)
     except FileNotFoundError:
         return
+
+
+def mount_points_below(path: str) -> list[str]:
+    """At and below a path, from /proc/self/mountinfo (man 5 proc), deepest first; one entry per mount."""
+    prefix = path.rstrip("/") + "/"
+    with open("/proc/self/mountinfo", "rb") as f:
+        points = [line.split(b" ", 5)[4] for line in f]
+    found = [os.fsdecode(p.decode("unicode_escape").encode("latin-1")) for p in points]
+    return sorted((p for p in found if p == path or p.startswith(prefix)), key=len, reverse=True)
 
 
 def _names(path: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pycrio._native import mounts
 from pycrio._native.pools import offload
-from pycrio.drivers.host.files import translated
+from pycrio.drivers.host.files import mount_points_below, translated
 from pycrio.errors import StoreFailure
 from pycrio.model.mount import OciMount
 from pycrio.model.stats import FsSpace
@@ -58,15 +58,6 @@ class Mounts:
             raise StoreFailure(f"the file system of {path} cannot be measured: {e.strerror}") from e
         unit = info.f_frsize
         return FsSpace(info.f_blocks * unit, info.f_bavail * unit, info.f_files, info.f_ffree)
-
-
-def mount_points_below(path: str) -> list[str]:
-    """From /proc/self/mountinfo (man 5 proc), deepest first; one entry per mount."""
-    prefix = path.rstrip("/") + "/"
-    with open("/proc/self/mountinfo", "rb") as f:
-        points = [line.split(b" ", 5)[4] for line in f]
-    found = [os.fsdecode(p.decode("unicode_escape").encode("latin-1")) for p in points]
-    return sorted((p for p in found if p == path or p.startswith(prefix)), key=len, reverse=True)
 
 
 def _shm(path: str, size: int, label: str, owner: tuple[int, int]) -> None:

@@ -95,6 +95,10 @@ class Security:
         """Set the label of a host path."""
         await self._selinux.relabel(path, label, recursive)
 
+    def reserve(self, labels: Labels) -> None:
+        """Book the MCS pair of a pod that is known from before a restart."""
+        self._selinux.reserve(labels.process)
+
     def release(self, labels: Labels) -> None:
         """Give the MCS pair of a pod back."""
         self._selinux.release(labels.process)

@@ -62,6 +62,11 @@ class SELinux:
         level = options.level if options is not None and options.level else _level(pod[0])
         return _with(pod[0], options, level), _with(pod[1], None, level)
 
+    def reserve(self, process: str) -> None:
+        """Book the level of a pod that is known from before a restart."""
+        if process:
+            self._used.add(_level(process))
+
     def release(self, process: str) -> None:
         """Give a pod's level back."""
         self._used.discard(_level(process))
@@ -79,7 +84,7 @@ class SELinux:
         """Label a tree; only its top, when that has the label already, unless ``recursive``."""
         if not self.enabled or not label:
             return
-        if path in ("/", "/usr", "/etc", "/boot", "/home", "/var", "/root"):
+        if os.path.realpath(path) in ("/", "/usr", "/etc", "/boot", "/home", "/var", "/root"):
             raise InvalidRequest(f"relabeling of {path} is not allowed: it would make the host unusable")
         try:
             await offload("mount", _relabel, path, label, recursive)
@@ -100,12 +105,22 @@ def _with(label: str, options: SELinuxOptions | None, level: str) -> str:
 
 def _relabel(path: str, label: str, recursive: bool) -> None:
     raw = label.encode() + b"\0"
-    if not recursive and os.getxattr(path, XATTR, follow_symlinks=False) == raw:
+    os.lstat(path)  # of what is absent at the top the caller wants to hear
+    if not recursive and _label_of(path) == raw:
         return
     _set(path, raw)
     for parent, directories, names in os.walk(path):
         for name in (*directories, *names):
             _set(os.path.join(parent, name), raw)
+
+
+def _label_of(path: str) -> bytes:
+    try:
+        return os.getxattr(path, XATTR, follow_symlinks=False)
+    except OSError as e:
+        if e.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return b""
+        raise
 
 
 def _set(path: str, raw: bytes) -> None:
