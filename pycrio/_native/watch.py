@@ -10,6 +10,7 @@ from pycrio._native import inotify
 from pycrio._native.base import count_handle
 
 CHANGES = inotify.CREATE | inotify.DELETE | inotify.CLOSE_WRITE | inotify.MOVED_FROM | inotify.MOVED_TO
+NEW_NAMES = inotify.CREATE | inotify.MOVED_TO
 ARRIVALS = inotify.CREATE | inotify.CLOSE_WRITE | inotify.MOVED_TO
 
 

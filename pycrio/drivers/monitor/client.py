@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pycrio._native import proc
-from pycrio._native.base import NativeError
+from pycrio._native.base import Fd, NativeError
 from pycrio._native.pools import offload
 from pycrio._native.run import Child, readable, spawn
 from pycrio._native.tree import kill_tree
-from pycrio._native.watch import ARRIVALS, DirectoryWatch
+from pycrio._native.watch import ARRIVALS, NEW_NAMES, DirectoryWatch
 from pycrio.errors import NotFound, RuntimeFailure, StoreFailure, Timeout
 from pycrio.model.container import ExitReport
 from pycrio.model.requests import MonitorReport, MonitorRequest
@@ -140,17 +140,21 @@ class Monitors:
     # --- control --------------------------------------------------------------------------------------------------
 
     async def reopen_log(self, bundle: str, log_path: str) -> None:
-        """Have the log reopened; returns when the new file has arrived."""
+        """Have the log reopened; returns when the new file has arrived.
+
+        NotFound when the monitor is not there or ends before, RuntimeFailure when the directory cannot be watched.
+        """
         arrived = asyncio.Event()
         name = os.path.basename(log_path)
-        try:
-            watch = DirectoryWatch(lambda _, n: arrived.set() if n in (name, "") else None, ARRIVALS)
+        try:  # of a monitor that dies CLOSE_WRITE would come, too
+            watch = DirectoryWatch(lambda _, n: arrived.set() if n in (name, "") else None, NEW_NAMES)
         except NativeError as e:
             raise RuntimeFailure(f"log directory of {log_path} cannot be watched: {e}") from e
         try:
             watch.add(os.path.dirname(log_path))
-            await offload("proc", _command, f"{bundle}/ctl", b"2 0 0\n")
-            await arrived.wait()
+            with _pidfd_of_monitor(bundle) as monitor:
+                await offload("proc", _command, f"{bundle}/ctl", b"2 0 0\n")
+                await _unless_ended(arrived, monitor, bundle)
         except NativeError as e:
             raise RuntimeFailure(f"log {log_path} cannot be reopened: {e}") from e
         finally:
@@ -280,6 +284,27 @@ def _connect(sock: socket.socket, path: str) -> None:
         sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
     finally:
         os.close(directory)
+
+
+def _pidfd_of_monitor(bundle: str) -> Fd:
+    pid = _read_pid(f"{bundle}/conmon-pidfile")
+    try:
+        return Fd(os.pidfd_open(pid))
+    except OSError as e:
+        raise NotFound("monitor", str(pid), f"the monitor of {bundle} has ended: {e.strerror}") from e
+
+
+async def _unless_ended(event: asyncio.Event, process: Fd, bundle: str) -> None:
+    """Wait for the event; NotFound when the monitor ends before it."""
+    waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(readable(process.fileno()))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)  # the descriptor is closed after this
+    if not event.is_set():
+        raise NotFound("monitor", bundle, "the container's monitor ended before it answered")
 
 
 def _command(fifo: str, line: bytes) -> None:
