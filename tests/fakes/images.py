@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from pycrio.errors import InvalidRequest, NotFound, RegistryError
-from pycrio.flows.ports import ContainerDirs, StoreEntry
+from pycrio.flows.ports import ContainerDirs, Files, StoreEntry
 from pycrio.model.image import (
     Artifact,
     ArtifactFile,
@@ -191,7 +191,9 @@ class FakeArtifacts:
             self.stored.pop(ident, None)
 
     async def garbage(self) -> int:
-        return 0
+        count = len(self.staged)
+        self.staged.clear()
+        return count
 
 
 class FakeLayers:
@@ -224,14 +226,17 @@ class FakeLayers:
         self.staged.discard(layer.staging)
 
     async def garbage(self) -> int:
-        return 0
+        count = len(self.staged)
+        self.staged.clear()
+        return count
 
 
 class FakeRootfs:
-    """Root file systems of containers."""
+    """Root file systems of containers. ``files`` is where other ports put files into their directories."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, files: Files | None = None) -> None:
         self._script = script
+        self._files = files
         self.kept: dict[str, StoreEntry] = {}
         self.mounted: set[str] = set()
         self.image_mounts: set[str] = set()
@@ -253,6 +258,9 @@ class FakeRootfs:
     async def remove(self, container_id: str) -> None:
         await self._script.at("rootfs.remove")
         self.mounted.discard(container_id)
+        if self._files is not None and container_id in self.kept:
+            await self._files.remove(f"/run/store/{container_id}")
+            await self._files.remove(f"/var/store/{container_id}")
         self.kept.pop(container_id, None)
 
     async def usage(self, container_id: str) -> FsUsage | None:

@@ -33,15 +33,17 @@ class FakeHost:
         self.images = images.FakeImages(script)
         self.artifacts = images.FakeArtifacts(script)
         self.layers = images.FakeLayers(script)
-        self.rootfs = images.FakeRootfs(script)
         self.monitors = processes.FakeMonitors(script, self.table)
         self.runtime = processes.FakeRuntime(script, self.table)
         self.network = surroundings.FakeNetwork(script)
         self.hostports = surroundings.FakeHostPorts(script)
         self.namespaces = surroundings.FakeNamespaces(script)
-        self.cgroups = surroundings.FakeCgroups(script)
-        self.files = surroundings.FakeFiles(script)
+        self.cgroups = surroundings.FakeCgroups(script, self.table.monitored)
         self.mounts = surroundings.FakeMounts(script)
+        image_mounts: set[str] = set()
+        self.files = surroundings.FakeFiles(script, self.mounts.mounted, image_mounts)
+        self.rootfs = images.FakeRootfs(script, self.files)
+        self.rootfs.image_mounts = image_mounts
         self.nri = FakeNri(script)
         self.checkpoints = processes.FakeCheckpoints(script, self.files, self.runtime, "the fake runtime cannot")
         self.files.files["/usr/libexec/pause"] = b"\x7fELF"
@@ -90,6 +92,9 @@ class FakeHost:
             "rootfs": set(self.rootfs.kept),
             "image mounts": set(self.rootfs.image_mounts),
             "processes": dict(self.table.alive),
+            "runtime": set(self.table.runtime),
+            "monitors": set(self.table.monitored),
+            "exit files": set(self.table.recorded),
             "staged layers": set(self.layers.staged),
             "staged blobs": set(self.artifacts.staged),
         }

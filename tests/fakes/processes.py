@@ -29,6 +29,8 @@ class Table:
         self.exits: asyncio.Queue[ExitReport] = asyncio.Queue()
         self.recorded: dict[str, ExitReport] = {}
         self.stubborn: set[str] = set()
+        self.runtime: set[str] = set()  # containers that the runtime knows
+        self.monitored: set[str] = set()  # containers whose monitor has a cgroup of its own
 
     def start(self, container_id: str) -> int:
         """A new process; its pid."""
@@ -58,6 +60,8 @@ class FakeMonitors:
     async def create(self, request: MonitorRequest) -> MonitorReport:
         await self._script.at("monitors.create")
         self.requests[request.container_id] = request
+        self._table.runtime.add(request.container_id)
+        self._table.monitored.add(request.container_id)
         return MonitorReport(self._table.start(request.container_id), 1, 99, 1)
 
     async def reopen_log(self, bundle: str, log_path: str) -> None:
@@ -71,8 +75,12 @@ class FakeMonitors:
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     async def exits(self) -> AsyncIterator[ExitReport]:
+        for report in list(self._table.recorded.values()):
+            yield report
         while True:
-            yield await self._table.exits.get()
+            report = await self._table.exits.get()
+            if report.container_id in self._table.recorded:  # else it was among the first ones, and is dealt with
+                yield report
 
     async def exit_of(self, container_id: str, persist_dir: str) -> ExitReport | None:
         return self._table.recorded.get(container_id)
@@ -99,9 +107,12 @@ class FakeRuntime:
     async def delete(self, handler: Handler, container_id: str) -> None:
         await self._script.at("runtime.delete")
         self._table.end(container_id, 137)
+        self._table.runtime.discard(container_id)
 
     async def state(self, handler: Handler, container_id: str) -> Mapping[str, Any] | None:
-        return {"status": "running"} if container_id in self._table.alive.values() else None
+        if container_id not in self._table.runtime:
+            return None
+        return {"status": "running" if container_id in self._table.alive.values() else "stopped"}
 
     async def update(self, handler: Handler, container_id: str, resources: Mapping[str, Any]) -> None:
         await self._script.at("runtime.update")

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pycrio.errors import AlreadyExists, InvalidRequest, NotFound
+from pycrio.errors import AlreadyExists, InvalidRequest, NotFound, StoreFailure
 from pycrio.flows.ports import Labels, NamespaceRequest, NetworkRequest, NetworkResult
 from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler
@@ -124,10 +124,11 @@ class FakeNamespaces:
 
 
 class FakeCgroups:
-    """A cgroupfs manager on v2."""
+    """A cgroupfs manager on v2. ``monitored`` are the containers whose monitor has a group."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, monitored: set[str] | None = None) -> None:
         self._script = script
+        self._monitored = set() if monitored is None else monitored
         self.pods: set[str] = set()
         self.readings: CgroupStats | None = CgroupStats(7, CpuUsage(10), MemoryUsage(100, 80, 50), pids=1)
         self.pids: list[int] = []
@@ -154,6 +155,7 @@ class FakeCgroups:
 
     async def leave(self, parent: str, container_id: str) -> None:
         await self._script.at("cgroups.leave")
+        self._monitored.discard(container_id)
 
     async def stats(self, path: str) -> CgroupStats | None:
         await self._script.at("cgroups.stats")
@@ -164,6 +166,7 @@ class FakeCgroups:
 
     async def sweep(self, valid: Sequence[str]) -> None:
         self.pods &= set(valid)
+        self._monitored &= set(valid)
 
     def controllers(self) -> frozenset[str]:
         return frozenset({"cpu", "cpuset", "memory", "pids"})
@@ -235,10 +238,12 @@ class FakeHooks:
 
 
 class FakeFiles:
-    """Files by path; directories are there once something asked for them."""
+    """Files by path; directories are there once something asked for them. ``mounts`` are sets of mount points: what
+    is above one cannot be removed."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *mounts: set[str]) -> None:
         self._script = script
+        self._mounts = mounts
         self.files: dict[str, bytes] = {}
         self.dirs: set[str] = {"/"}
 
@@ -256,6 +261,9 @@ class FakeFiles:
 
     async def remove(self, path: str) -> None:
         inside = f"{path}/"
+        for point in (p for points in self._mounts for p in points):
+            if point == path or point.startswith(inside):
+                raise StoreFailure(f"{path} cannot be removed: {point} is mounted")
         self.files = {p: c for p, c in self.files.items() if p != path and not p.startswith(inside)}
         self.dirs = {d for d in self.dirs if d != path and not d.startswith(inside)}
 
@@ -279,7 +287,8 @@ class FakeFiles:
 
     async def names(self, path: str) -> Sequence[str]:
         inside = f"{path}/"
-        return sorted({p.removeprefix(inside).partition("/")[0] for p in self.files if p.startswith(inside)})
+        there = (*self.files, *self.dirs)
+        return sorted({p.removeprefix(inside).partition("/")[0] for p in there if p.startswith(inside)})
 
 
 class FakeMounts:

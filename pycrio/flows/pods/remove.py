@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 
-from pycrio.errors import InvalidRequest, PycrioError
+from pycrio.errors import InvalidRequest
 from pycrio.flows.containers import remove as remove_container
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods import stop as stop_pod
@@ -26,11 +26,10 @@ async def remove(node: Node, ident: str, deadline: float | None) -> None:
 
 
 async def _remove(node: Node, ident: str, deadline: float | None) -> None:
-    try:
-        await stop_pod.stop(node, ident, deadline)
-    except PycrioError as e:
+    failure = await stop_pod.stop_but_for_network(node, ident, deadline)
+    if failure is not None:
         # A broken plugin must not make pods immortal: what it holds is released by CNI GC or by its own tool.
-        log.warning("Network of pod sandbox not torn down, removing it nevertheless", id=ident, error=str(e))
+        log.warning("Network of pod sandbox not torn down, removing it nevertheless", id=ident, error=str(failure))
     for container in node.containers_of(ident):
         await remove_container.remove(node, container.id, deadline)
     async with node.turns.of(("pod", ident)):

@@ -34,8 +34,14 @@ async def stop(node: Node, ident: str, deadline: float | None) -> None:
         raise InvalidRequest("PodSandboxId should not be empty")
     pod = node.pods.resolve(ident)
     if pod is not None:
-        pod_id = pod.id
-        await node.removing.run(("stop", pod_id), lambda: _stop(node, pod_id, deadline))
+        failure = await stop_but_for_network(node, pod.id, deadline)
+        if failure is not None:
+            raise failure
+
+
+async def stop_but_for_network(node: Node, ident: str, deadline: float | None) -> PycrioError | None:
+    """Likewise, but the failure of the network alone is given back: everything else has been released then."""
+    return await node.removing.run(("stop", ident), lambda: _stop(node, ident, deadline))
 
 
 def grace(deadline: float | None) -> int:
@@ -45,11 +51,11 @@ def grace(deadline: float | None) -> int:
     return max(0, int(min(LONGEST, total / 2 if total < 2 else total - 1)))
 
 
-async def _stop(node: Node, ident: str, deadline: float | None) -> None:
+async def _stop(node: Node, ident: str, deadline: float | None) -> PycrioError | None:
     async with node.turns.of(("pod", ident)):
         pod = node.pods.resolve(ident)
         if pod is None:
-            return
+            return None
         was_ready = pod.ready
         if was_ready:
             pod = replace(pod, ready=False, stopped_at=now())
@@ -62,8 +68,7 @@ async def _stop(node: Node, ident: str, deadline: float | None) -> None:
         if was_ready:
             node.events.publish(Event(EventType.STOPPED, ident, ident, now()))
             log.info("Stopped pod sandbox", id=ident)
-        if failure is not None:
-            raise failure
+        return failure
 
 
 async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
