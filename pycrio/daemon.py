@@ -23,14 +23,13 @@ from pycrio.api.server import Server, Settings
 from pycrio.api.sockets import Listener
 from pycrio.commands import version
 from pycrio.config import check as config_check
-from pycrio.config import reload as config_reload
 from pycrio.config import render
 from pycrio.config.values import Config
 from pycrio.errors import ConfigError, PycrioError
 from pycrio.flows import exits, janitor, recover
 from pycrio.flows.node import inspect
 from pycrio.flows.node_state import Node
-from pycrio.lifecycle import markers, notify
+from pycrio.lifecycle import markers, notify, reloading
 from pycrio.obs import log as obslog
 from pycrio.obs.metrics import metrics
 
@@ -213,7 +212,7 @@ class Daemon:
 
     def _signals(self, node: Node, parts: wiring.Parts) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._later(self._reload(node, parts)))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._later(self._reload(parts)))
         loop.add_signal_handler(signal.SIGUSR1, _dump_stacks)
         loop.add_signal_handler(signal.SIGUSR2, gc.collect)
 
@@ -227,15 +226,7 @@ class Daemon:
         log.info("Reloading configuration")
         notify.reloading()
         try:
-            fresh, changes = config_reload.reread(self.config, os.environ)
-            await parts.registry.reload()
-            await parts.host.devices.reload(fresh.texts("crio.runtime.cdi_spec_dirs"))
-            handlers = await wiring.make_handlers(fresh)
-            node.host.handlers = handlers
-            node.host.options = wiring.make_options(fresh)
-            metrics.default_runtime(handlers.get("").name)
-            obslog.set_level(fresh.text("crio.runtime.log_level"))
-            obslog.set_filter(fresh.text("crio.runtime.log_filter"))
+            fresh, changes = await reloading.reload(self.config, os.environ, parts)
         except (PycrioError, ValueError) as e:
             log.error("Configuration not reloaded, the old one stays in force", error=str(e))
         else:

@@ -46,6 +46,7 @@ from pycrio.drivers.security.host import Settings as SecuritySettings
 from pycrio.errors import ConfigError
 from pycrio.flows.ports import Host, Options, Workload
 from pycrio.model.node import Handler, Identity
+from pycrio.model.security import IdMapping
 from pycrio.obs import log as obslog
 
 log = obslog.get("wiring")
@@ -107,14 +108,7 @@ async def build(config: Config, version: str) -> Parts:
             owner=config.text("crio.runroot"),
         )
     )
-    security = Security(
-        SecuritySettings(
-            seccomp_profile=config.text("crio.runtime.seccomp_profile"),
-            privileged_seccomp_profile=config.text("crio.runtime.privileged_seccomp_profile"),
-            apparmor_profile=config.text("crio.runtime.apparmor_profile"),
-            selinux=config.flag("crio.runtime.selinux"),
-        )
-    )
+    security = Security(security_settings(config))
     monitors = Monitors(
         MonitorSettings(
             exits_dir=config.text("crio.runtime.container_exits_dir"),
@@ -196,8 +190,20 @@ def registry_settings(config: Config) -> RegistrySettings:
         policy_dir=config.text("crio.image.signature_policy_dir"),
         global_auth_file=config.text("crio.image.global_auth_file"),
         namespaced_auth_dir=config.text("crio.image.namespaced_auth_dir"),
+        pause_image=config.text("crio.image.pause_image"),
+        pause_image_auth_file=config.text("crio.image.pause_image_auth_file"),
         pull_progress_timeout=config.seconds("crio.image.pull_progress_timeout"),
         follow=config.flag("crio.image.auto_reload_registries"),
+    )
+
+
+def security_settings(config: Config) -> SecuritySettings:
+    """Settings of the security driver."""
+    return SecuritySettings(
+        seccomp_profile=config.text("crio.runtime.seccomp_profile"),
+        privileged_seccomp_profile=config.text("crio.runtime.privileged_seccomp_profile"),
+        apparmor_profile=config.text("crio.runtime.apparmor_profile"),
+        selinux=config.flag("crio.runtime.selinux"),
     )
 
 
@@ -225,6 +231,10 @@ async def make_handlers(config: Config) -> Handlers:
 
 def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:
     """A handler with its programs found; ConfigError names what is missing."""
+    if conf.runtime_type == "vm":
+        raise ConfigError(
+            [f"crio.runtime.runtimes.{name}: handlers of type vm (containerd shims) are not run by this version"]
+        )
     path = find_program(conf.runtime_path, name)
     if not path:
         raise ConfigError([f"crio.runtime.runtimes.{name}: runtime {conf.runtime_path or name!r} is not executable"])
@@ -255,9 +265,10 @@ def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:
 
 
 def monitor_path(conf: HandlerConf, config: Config) -> str:
-    """The configured monitor; ours when none is configured or the configured one is not there."""
+    """The configured monitor; ours when none is configured or the configured one is not there. A handler of type pod
+    names one that speaks another protocol (conmon-rs): its containers have our monitor each, as those of type oci."""
     wanted = conf.monitor_path or config.text("crio.runtime.conmon")
-    if wanted:
+    if wanted and conf.runtime_type != "pod":
         path = shutil.which(wanted)
         if path:
             return path
@@ -307,6 +318,10 @@ def make_options(config: Config) -> Options:
         run_root=config.text("crio.runroot"),
         pause_program=program("pycrio-pause"),
         workloads=tuple(make_workload(name, w) for name, w in config.workloads.items()),
+        uid_map=id_map(config.text("crio.runtime.uid_mappings")),
+        gid_map=id_map(config.text("crio.runtime.gid_mappings")),
+        lowest_uid=config.number("crio.runtime.minimum_mappable_uid"),
+        lowest_gid=config.number("crio.runtime.minimum_mappable_gid"),
     )
 
 
@@ -335,6 +350,11 @@ def parse_ulimit(text: str) -> tuple[str, int, int]:
         return (1 << 64) - 1 if int(word) < 0 else int(word)
 
     return f"RLIMIT_{name.strip().upper()}", number(soft), number(hard or soft)
+
+
+def id_map(text: str) -> tuple[IdMapping, ...]:
+    """``container:host:size`` triples, separated by commas (checked by the configuration already)."""
+    return tuple(IdMapping(*map(int, item.split(":"))) for item in text.split(",") if item)
 
 
 def pairs(items: tuple[str, ...]) -> Mapping[str, str]:

@@ -27,10 +27,8 @@ async def runtimes(config: Config) -> AsyncIterator[Finding]:
     for name, handler in config.handlers.items():
         subject = f"runtime {name}" + (" (default)" if name == default else "")
         bad = fail if name == default else warn
-        if handler.runtime_type not in ("", "oci"):
-            yield warn(
-                subject, f"is of type {handler.runtime_type}", "only handlers of type oci are run by this version"
-            )
+        if handler.runtime_type == "vm":
+            yield bad(subject, "is of type vm", "containerd shims are not run by this version: use one of type oci")
             continue
         try:
             made = wiring.make_handler(name, handler, config)

@@ -53,6 +53,7 @@ def check(config: Config) -> Report:
             if fault:
                 report.faults.append(Fault(str(config.origin(row.key)), row.key, fault))
     _streaming(config, report)
+    _id_maps(config, report)
     _handlers(config, report)
     for workload in config.workloads.values():
         report.faults += _workload(config, workload)
@@ -73,6 +74,14 @@ def _streaming(config: Config, report: Report) -> None:
     for suite in suites:
         if suite not in CIPHER_SUITES:
             report.faults.append(Fault(str(config.origin(key)), key, f"{suite!r} is not a known TLS 1.2 cipher suite"))
+
+
+def _id_maps(config: Config, report: Report) -> None:
+    keys = ("crio.runtime.uid_mappings", "crio.runtime.gid_mappings")
+    given = [key for key in keys if config.text(key)]
+    if len(given) == 1:
+        other = keys[1 - keys.index(given[0])]
+        report.warnings.append(f"{config.origin(given[0])}: {given[0]} has no effect without {other}")
 
 
 def _handlers(config: Config, report: Report) -> None:

@@ -632,6 +632,10 @@ class Options:
 
 
 class Handlers(Protocol):
+    uid_map: tuple[IdMapping, ...] = ()
+    gid_map: tuple[IdMapping, ...] = ()
+    lowest_uid: int = -1
+    lowest_gid: int = -1
     """The configured runtime handlers."""
 
     def get(self, name: str) -> Handler:

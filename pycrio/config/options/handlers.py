@@ -20,7 +20,7 @@ BUILT_IN: dict[str, dict[str, Value]] = {
         "container_min_memory": "500KiB",
     }
 }
-_NOT_OCI = "handlers of the types vm and pod"
+_VM = "handlers of type vm"
 
 
 def _handler(
@@ -37,8 +37,8 @@ HANDLER = (
     ),
     _handler(
         "runtime_type", "string", "oci",
-        "oci: a program such as runc or crun with a monitor per container; vm: a containerd shim; pod: a monitor per "
-        "pod.",
+        "oci: a program such as runc or crun with a monitor per container; pod: the same here, for configurations with "
+        "one monitor per pod (conmon-rs); vm: a containerd shim, which this version does not run.",
         (rules.one_of("oci", "vm", "pod"),),
     ),
     _handler(
@@ -46,7 +46,7 @@ HANDLER = (
     ),
     _handler(
         "runtime_config_path", "string", "", "Configuration file of a runtime of type vm.",
-        (rules.absolute_or_empty,), _NOT_OCI,
+        (rules.absolute_or_empty,), _VM,
     ),
     _handler(
         "inherit_default_runtime", "bool", False,
@@ -87,7 +87,9 @@ HANDLER = (
         "platform_runtime_paths", "map", (), "Other runtime programs by platform, such as linux/arm64, chosen by "
         "the annotation platform-runtime-path.crio.io.",
     ),
-    _handler("runtime_pull_image", "bool", False, "The runtime pulls the image itself.", later=_NOT_OCI),
+    _handler(
+        "runtime_pull_image", "bool", False, "The runtime pulls the image itself. Only for type vm.", later=_VM
+    ),
     _handler(
         "container_min_memory", "string", "12MiB", "Lowest memory limit that a container may have.",
     ),
@@ -95,8 +97,8 @@ HANDLER = (
         "no_sync_log", "bool", False, "The monitor does not sync a container's log at its end. Only for type oci."
     ),
     _handler(
-        "stream_websockets", "bool", False, "The monitor serves exec and attach itself. Only for type pod.",
-        later=_NOT_OCI,
+        "stream_websockets", "bool", False,
+        "The monitor of type pod would serve exec and attach. The daemon always does, over WebSocket as well.",
     ),
     _handler(
         "exec_cpu_affinity", "string", "",

@@ -107,7 +107,5 @@ ROWS = (
         "After an unclean shutdown check the store when the daemon starts, and repair what is damaged.",
         flags=("--internal-repair",),
         env=("CONTAINER_INTERNAL_REPAIR",),
-        later="check and repair of the store at the daemon's start",
-        idle=False,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pycrio._native.pools import offload
 from pycrio.drivers.registry import auth, lookaside, mirrors, platforms
@@ -14,7 +14,7 @@ from pycrio.drivers.registry.find import Found, Kept, find
 from pycrio.drivers.registry.follow import Follower
 from pycrio.drivers.registry.login import Login
 from pycrio.drivers.registry.policy import Accept, Reject, Requirement
-from pycrio.drivers.registry.reference import Reference
+from pycrio.drivers.registry.reference import Reference, parse
 from pycrio.drivers.registry.settings import Settings
 from pycrio.drivers.registry.signatures import BadSignature, Signature, parse_stored
 from pycrio.drivers.registry.sink import Sink, SinkClosed
@@ -91,11 +91,28 @@ class Registry:
 
     async def reload(self) -> None:
         """Read registries.conf and its drop-ins anew and forget what was learned by the old ones."""
-        settings = self._settings
-        self._registries = await offload("store", mirrors.load, settings.registries_conf, settings.registries_conf_dir)
-        self._transport.forget()
-        self._logins.clear()
-        self._proofs.clear()
+        (await self.prepare(self._settings))()
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Read registries.conf and its drop-ins anew; what comes back makes them and ``settings`` hold and cannot fail.
+
+        Of the settings only those of the pause image may differ; what reads the store stays. ConfigError when a file
+        is faulty.
+        """
+        found = await offload("store", mirrors.load, settings.registries_conf, settings.registries_conf_dir)
+
+        def commit() -> None:
+            self._settings = replace(
+                settings,
+                stored_signatures=self._settings.stored_signatures,
+                stored_document=self._settings.stored_document,
+            )
+            self._registries = found
+            self._transport.forget()
+            self._logins.clear()
+            self._proofs.clear()
+
+        return commit
 
     def names(self, reference: str) -> tuple[str, ...]:
         """Full names that a reference may mean; empty for a short name that nothing resolves."""
@@ -197,6 +214,12 @@ class Registry:
         secret = wallet.request if reference.domain == primary.reference.domain else None
         if secret is None and wallet.namespaced is not None:
             secret = await wallet.namespaced.find(reference, self._settings.environ)
+        if secret is None and _is_pause(primary.reference, self._settings):
+            file = await offload("store", auth.read_file, self._settings.pause_image_auth_file)
+            if file is None:
+                log.warning("Credentials of the pause image are missing", path=self._settings.pause_image_auth_file)
+            else:
+                secret = await file.find(reference, self._settings.environ)
         if secret is None:
             sources = auth.CredentialSources(self._settings, self._registries.helpers)
             secret = await sources.find(reference)
@@ -299,6 +322,14 @@ class Registry:
                 if endpoint is endpoints[-1]:
                     raise
                 log.debug("No accepted signature at a mirror", image=str(name), error=str(error))
+
+
+def _is_pause(reference: Reference, settings: Settings) -> bool:
+    """True for the pause image, where that has credentials of its own."""
+    if not (settings.pause_image and settings.pause_image_auth_file):
+        return False
+    pause = parse(settings.pause_image)
+    return isinstance(pause, Reference) and pause.canonical() == reference.canonical()
 
 
 def stall_is_final(settings: Settings) -> bool:

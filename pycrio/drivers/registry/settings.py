@@ -37,6 +37,7 @@ class Settings:
     ``environ`` gives proxies and the places of default credential files. ``os``, ``arch`` and ``variant`` in the
     terms of image-spec, "" for this machine's. ``pull_progress_timeout`` in seconds, 0: none.
     ``follow``: read the registry configuration again whenever it changes.
+    ``pause_image_auth_file`` has credentials for the image ``pause_image`` only.
     ``stored_signatures`` reads the signature blobs kept with an image of the store, by image id. ``stored_document``
     gives a manifest, index or config that the store has, by digest: what is there is not fetched again. For ``proof``
     seconds whoever was let at a manifest may have it from the store without asking the registry again.
@@ -52,6 +53,8 @@ class Settings:
     certs_dirs: tuple[str, ...] = ("/etc/containers/certs.d", "/etc/docker/certs.d")
     global_auth_file: str = ""
     namespaced_auth_dir: str = "/etc/crio/auth"
+    pause_image: str = ""
+    pause_image_auth_file: str = ""
     os: str = ""
     arch: str = ""
     variant: str = ""

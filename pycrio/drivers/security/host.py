@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,26 @@ class Security:
     async def open(self) -> None:
         """Load the default AppArmor profile where the host has AppArmor; check the configured seccomp profiles."""
         await self._apparmor.open()
-        for path in (self.settings.seccomp_profile, self.settings.privileged_seccomp_profile):
+        self._check(self.settings)
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Check and load what other profiles need; what comes back makes them hold and cannot fail.
+
+        InvalidRequest or ExternalFailure when one is unusable. Whether SELinux is used does not change.
+        """
+        self._check(settings)
+        apparmor = self._apparmor
+        if settings.apparmor_profile != self.settings.apparmor_profile:
+            apparmor = AppArmor(settings.apparmor_profile)
+            await apparmor.open()
+
+        def commit() -> None:
+            self.settings, self._apparmor = settings, apparmor
+
+        return commit
+
+    def _check(self, settings: Settings) -> None:
+        for path in (settings.seccomp_profile, settings.privileged_seccomp_profile):
             if path:
                 try:
                     self._profiles.file(path, frozenset())

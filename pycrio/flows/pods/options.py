@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -41,6 +41,7 @@ GATED: dict[str, str] = {
     "io.containers.trace-syscall": "",
     "io.kubernetes.cri.rdt-class": "",
 }
+IdMaps = tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?\Z")
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _UNITS |= {f"{p}i": float(1 << (10 * i)) for i, p in enumerate("KMGTP", start=1)}
@@ -105,9 +106,9 @@ def quantity(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-def shm_size(config: PodConfig) -> int:
+def shm_size(config: PodConfig, handler: Handler, options: Options) -> int:
     """Bytes of the pod's /dev/shm."""
-    text = value_of(config.annotations, "shm-size.crio.io")
+    text = value_of(allowed(config, handler, options), "shm-size.crio.io")
     if text is None:
         return DEFAULT_SHM
     size = quantity(text)
@@ -119,12 +120,18 @@ def shm_size(config: PodConfig) -> int:
 class Ranges(Protocol):
     """The part of the Namespaces port that hands out id ranges."""
 
-    def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+    def id_ranges(self, mode: str) -> IdMaps:
         """Maps for a userns-mode annotation."""
 
+    def release_ids(self, uid_map: Sequence[IdMapping]) -> None:
+        """Give ranges back."""
 
-def user_maps(config: PodConfig, ranges: Ranges) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
-    """uid and gid maps of the pod's user namespace; both empty for none."""
+
+def user_maps(config: PodConfig, handler: Handler, options: Options, ranges: Ranges) -> IdMaps:
+    """uid and gid maps of the pod's user namespace; both empty for none.
+
+    What the request says comes first, then the annotation, then the maps that the configuration has for every pod.
+    """
     userns = config.security.namespaces.userns
     if userns is not None and userns.mode is not NamespaceMode.NODE:
         if userns.mode is not NamespaceMode.POD:
@@ -132,11 +139,50 @@ def user_maps(config: PodConfig, ranges: Ranges) -> tuple[tuple[IdMapping, ...],
         if len(userns.uids) != len(userns.gids):
             raise InvalidRequest("a user namespace needs as many gid as uid mappings")
         if userns.uids:
-            if any(m.length <= 0 for m in (*userns.uids, *userns.gids)):
-                raise InvalidRequest("an id mapping of a user namespace has no length")
+            idmaps.check("uid", userns.uids)
+            idmaps.check("gid", userns.gids)
             return userns.uids, userns.gids
-    mode = value_of(config.annotations, "userns-mode.crio.io")
-    return ranges.id_ranges(mode) if mode else ((), ())
+    elif userns is not None:
+        return (), ()
+    mode = value_of(allowed(config, handler, options), "userns-mode.crio.io")
+    whole_node = (options.uid_map, options.gid_map)
+    if not mode:
+        return whole_node
+    given = "uidmapping=" in mode or "gidmapping=" in mode
+    if mode.startswith("private") and not given and options.uid_map:
+        return whole_node
+    if given:
+        _may_map(config, options)
+    maps = ranges.id_ranges(mode)
+    try:
+        for kind, lowest, chosen in (("uid", options.lowest_uid, maps[0]), ("gid", options.lowest_gid, maps[1])):
+            for m in chosen:
+                if m.host_id < lowest:
+                    raise InvalidRequest(
+                        f"userns-mode {mode!r} maps {kind} range {m.host_id}-{m.host_id + m.length - 1} of the host, "
+                        f"but minimum_mappable_{kind} is {lowest}"
+                    )
+    except InvalidRequest:
+        ranges.release_ids(maps[0])
+        raise
+    return maps
+
+
+def _may_map(config: PodConfig, options: Options) -> None:
+    """InvalidRequest unless the pod may name ids of the host: its user decides, so that it has to be known."""
+    user = config.security.run_as_user
+    if user is None:
+        raise InvalidRequest(
+            "userns-mode with uidmapping or gidmapping needs run_as_user in the pod's security context"
+        )
+    if user and options.lowest_uid < 0:
+        raise InvalidRequest(
+            f"a pod that runs as user {user} may not map ids of the host unless minimum_mappable_uid is configured"
+        )
+    if user and user < options.lowest_uid:
+        raise InvalidRequest(
+            f"a pod that runs as user {user} may not map ids of the host: minimum_mappable_uid is {options.lowest_uid}"
+        )
 
 
 def pod_sysctls(config: PodConfig, options: Options, gids: tuple[IdMapping, ...]) -> dict[str, str]:

@@ -132,7 +132,8 @@ def root_of(maps: tuple[IdMapping, ...]) -> int:
 
 def _mapped(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     """Id maps of the pod's user namespace, allocated once and kept in the record."""
-    uids, gids = user_maps(pod.config, node.host.namespaces)
+    host = node.host
+    uids, gids = user_maps(pod.config, host.handlers.get(pod.handler), host.options, host.namespaces)
     if not uids:
         return pod
     undo.push("give id range back", node.host.namespaces.release_ids, uids)
@@ -169,7 +170,8 @@ async def _files(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     if config.security.namespaces.ipc is NamespaceMode.NODE:
         return replace(pod, shm_path="/dev/shm")
     shm = f"{pod.run_dir}/shm"
-    await node.host.mounts.shm(shm, shm_size(config), pod.selinux_mount_label, owner)
+    size = shm_size(config, node.host.handlers.get(pod.handler), node.host.options)
+    await node.host.mounts.shm(shm, size, pod.selinux_mount_label, owner)
     undo.push("unmount shm", node.host.mounts.unmount, shm)
     return replace(pod, shm_path=shm)
 

@@ -86,6 +86,7 @@ def _strategy(row: Row) -> st.SearchStrategy[object]:
         "crio.runtime.log_level": ("info", "debug"),
         "crio.runtime.cgroup_manager": ("systemd", "cgroupfs"),
         "crio.checkpoint_restore.container_level_enabled": ("none", "checkpoint_only"),
+        "crio.image.default_transport": ("docker://",),
         "crio.image.image_volumes": ("mkdir", "bind", "ignore"),
         "crio.image.short_name_mode": ("enforcing", "disabled"),
         "crio.api.tls_min_version": ("VersionTLS12", "VersionTLS13"),
