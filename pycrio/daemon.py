@@ -221,7 +221,7 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reload(self, node: Node, parts: wiring.Parts) -> None:
+    async def _reload(self, parts: wiring.Parts) -> None:
         """SIGHUP: read the files anew and take over what may change live; a fault keeps everything as it was."""
         log.info("Reloading configuration")
         notify.reloading()
