@@ -1,7 +1,6 @@
 /* epoll: what woke us, and the few deadlines there are. */
 #include "monitor/monitor.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -9,6 +8,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "common/sys.h"
 
 #define NEVENTS 8
 
@@ -26,14 +27,6 @@ void pc_trim_stack(void) {
         const uintptr_t page = 4096, reach = 256u << 10;
         uintptr_t top = ((uintptr_t) __builtin_frame_address(0) & ~(page - 1)) - page;
         (void) madvise((void *) (top - reach), reach, MADV_DONTNEED); /* ENOMEM below the mapping: as meant */
-}
-
-/* A busy pipe is let fill up a little: fewer, larger batches. The end of a child cuts it short. */
-static void nap(struct pc_mon *m) {
-        struct timespec ts = {.tv_nsec = (long) m->nap};
-        struct pollfd p = {.fd = m->signals, .events = POLLIN};
-        m->nap = 0;
-        (void) ppoll(&p, 1, &ts, NULL);
 }
 
 int pc_loop_open(struct pc_mon *m, struct pc_err *reterr) {
@@ -146,33 +139,44 @@ static void dispatch(struct pc_mon *m, const struct epoll_event *e) {
         }
 }
 
-static int wait_ms(const struct pc_mon *m, int64_t *ret_now) {
+/* Nanoseconds until the first deadline, -1 when there is none; then the clock is not read either. */
+static int64_t wait_ns(const struct pc_mon *m) {
         const int64_t at[] = {m->tail_deadline, m->cool_deadline, m->stall_deadline, m->kill_deadline};
         int64_t first = 0;
         for (size_t i = 0; i < sizeof at / sizeof at[0]; i++)
-                if (at[i] && (!first || at[i] < first))
-                        first = at[i];
+                if (at[i] && (!first || at[i] * 1000000 < first))
+                        first = at[i] * 1000000;
+        for (int i = 0; i < 2; i++)
+                if (m->in[i].due && !m->stalled && (!first || m->in[i].due < first))
+                        first = m->in[i].due;
         if (!first)
                 return -1;
-        *ret_now = pc_now_ms();
-        int64_t d = first - *ret_now;
-        return d < 0 ? 0 : d > 3600000 ? 3600000 : (int) d;
+        int64_t d = first - pc_now_ns();
+        return d < 0 ? 0 : d;
+}
+
+/* A filter of system calls older than the finer one (5.11) makes naps longer, nothing else. */
+static int wait_events(struct pc_mon *m, struct epoll_event *events, int64_t ns) {
+        struct timespec ts = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+        long n = PC_SYS(epoll_pwait2, m->epoll, events, NEVENTS, ns < 0 ? NULL : &ts, NULL, (size_t) 0);
+        if (n != -ENOSYS)
+                return (int) n;
+        int64_t ms = ns < 0 ? -1 : (ns + 999999) / 1000000;
+        return epoll_wait(m->epoll, events, NEVENTS, ms > 3600000 ? 3600000 : (int) ms);
 }
 
 void pc_loop_run(struct pc_mon *m, bool (*done)(const struct pc_mon *m)) {
         struct epoll_event events[NEVENTS];
         reap(m); /* what ended while nobody looked */
         while (!done(m)) {
-                int64_t now = 0;
-                if (m->nap)
-                        nap(m);
-                int timeout = wait_ms(m, &now);
-                int n = epoll_wait(m->epoll, events, NEVENTS, timeout);
+                int64_t wait = wait_ns(m);
+                int n = wait_events(m, events, wait);
                 for (int i = 0; i < n; i++)
                         dispatch(m, &events[i]);
-                if (timeout < 0 && !m->stalled)
+                if (wait < 0 && !m->stalled)
                         continue;
-                now = pc_now_ms();
+                int64_t ns = pc_now_ns(), now = ns / 1000000;
+                pc_stream_due(m, ns);
                 pc_stream_tick(m, now);
                 if (m->kill_deadline && now >= m->kill_deadline) {
                         m->kill_deadline = 0;

@@ -50,6 +50,7 @@ static void init(struct pc_mon *m, const struct pc_args *a, char *memory, struct
         m->epoll = m->signals = m->start_pipe = m->sync_pipe = m->attach_pipe = m->null = m->attach_listen =
             m->stdin_fd = -1;
         m->ctl = m->winsz = m->console = m->oom = m->oom_control = m->notify = m->notify_host = m->container_pidfd = -1;
+        m->relay[0] = m->relay[1] = -1;
         for (int i = 0; i < 3; i++)
                 m->worker[i] = -1;
         for (int i = 0; i < 2; i++)

@@ -22,6 +22,7 @@ struct pc_stream_in {
         bool tty, watched;
         bool grown;        /* the pipe was made larger for a flood of output */
         int64_t last, nap; /* monotonic ns of the last read; ns to wait after one */
+        int64_t due;       /* monotonic ns of the next read; 0: when epoll tells */
         uint64_t flood;    /* bytes since the last quiet time */
 };
 
@@ -50,7 +51,7 @@ struct pc_mon {
         bool warm; /* buffers hold pages that an idle monitor gives back */
         int64_t tail_deadline, cool_deadline, stall_deadline, kill_deadline; /* monotonic ms, 0: none */
         bool stalled;
-        int64_t nap; /* ns to let a pipe fill before the next look */
+        int relay[2]; /* a pipe of our own while output floods, see take() */
 
         struct pc_fan fan;
         struct pc_client *clients;
@@ -130,6 +131,7 @@ void pc_oom_final(struct pc_mon *m);
 
 /* stream.c: container output to logs and clients */
 void pc_stream_event(struct pc_mon *m, int which);
+void pc_stream_due(struct pc_mon *m, int64_t now_ns); /* streams that are let fill up and whose time has come */
 void pc_stream_emit(struct pc_mon *m, int which, bool flush);
 void pc_stream_watch(struct pc_mon *m, bool on);
 void pc_stream_drain(struct pc_mon *m);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/io.h"
 
 #define TAIL_MS 5    /* an unterminated line is logged as a P piece when no more comes for so long */
 #define COOL_MS 200  /* buffers go back to the kernel after so long without output */
@@ -41,7 +42,7 @@ void pc_stream_emit(struct pc_mon *m, int which, bool flush) {
 void pc_stream_watch(struct pc_mon *m, bool on) {
         for (int i = 0; i < 2; i++) {
                 struct pc_stream_in *in = &m->in[i];
-                bool want = on && !m->stalled && in->fd >= 0;
+                bool want = on && !m->stalled && in->fd >= 0 && !in->due;
                 if (want == in->watched)
                         continue;
                 /* A terminal without a user reports a hang-up again and again: only edges count there. */
@@ -60,13 +61,32 @@ static void close_stream(struct pc_mon *m, struct pc_stream_in *in) {
         pc_closep(&in->fd);
 }
 
+/* A reader keeps the writer out of the pipe while it copies. Moving the pages to a pipe of our own takes a microsecond;
+ * copied out of that they are in nobody's way. */
+static ssize_t take_by_relay(struct pc_mon *m, const struct pc_stream_in *in) {
+        ssize_t n;
+        do
+                n = splice(in->fd, NULL, m->relay[1], NULL, PC_STREAM_CAP - in->len, SPLICE_F_NONBLOCK);
+        while (n < 0 && errno == EINTR);
+        return n > 0 ? pc_read_all(m->relay[0], in->buf + in->len, (size_t) n) : n;
+}
+
+static void open_relay(struct pc_mon *m) {
+        if (m->relay[0] >= 0 || pipe2(m->relay, O_CLOEXEC) < 0)
+                return; /* it goes without */
+        (void) fcntl(m->relay[0], F_SETPIPE_SZ, PIPE_GROWN);
+}
+
 /* One read. Bytes, 0 at the end of the stream, -EAGAIN when there is nothing now. */
 static ssize_t take(struct pc_mon *m, int which) {
         struct pc_stream_in *in = &m->in[which];
         ssize_t n;
-        do
-                n = read(in->fd, in->buf + in->len, PC_STREAM_CAP - in->len);
-        while (n < 0 && errno == EINTR);
+        if (m->relay[0] >= 0 && in->nap > 0) /* large writes come when the reader is done, not meanwhile */
+                n = take_by_relay(m, in);
+        else
+                do
+                        n = read(in->fd, in->buf + in->len, PC_STREAM_CAP - in->len);
+                while (n < 0 && errno == EINTR);
         if (n < 0)
                 return errno == EIO && in->tty ? -EAGAIN : -errno; /* EIO: nobody has the terminal open */
         if (n == 0)
@@ -91,8 +111,9 @@ static void check_stall(struct pc_mon *m) {
 }
 
 /* How long to wait before the next look: small batches make it longer, a nearly full pipe shorter, a quiet time ends
- * it. The first read after a quiet time is never followed by a wait. */
-static int64_t nap_length(struct pc_stream_in *in, int64_t now, size_t n) {
+ * it. The first read after a quiet time is never followed by a wait. While it lasts the pipe is not in the epoll set:
+ * there every single write would run epoll's callback, at the writer's cost. */
+static int64_t nap_length(struct pc_mon *m, struct pc_stream_in *in, int64_t now, size_t n) {
         int64_t gap = now - in->last;
         size_t small = in->grown ? PIPE_GROWN / 4 : PIPE_PLAIN / 4,
                full = in->grown ? PC_STREAM_CAP - PIPE_PLAIN / 4 : PIPE_PLAIN / 8 * 5;
@@ -109,6 +130,8 @@ static int64_t nap_length(struct pc_stream_in *in, int64_t now, size_t n) {
                 /* Refused without the privilege or the quota: asked again after as much output. */
                 in->grown = fcntl(in->fd, F_SETPIPE_SZ, PIPE_GROWN) >= 0;
                 in->flood = 0;
+                if (in->grown)
+                        open_relay(m);
         }
         return in->nap;
 }
@@ -141,18 +164,23 @@ void pc_stream_event(struct pc_mon *m, int which) {
                         break;
                 }
         }
-        int64_t ns = pc_now_ns(), now = ns / 1000000;
-        if (n > 0 && !m->hold) {
-                int64_t d = nap_length(in, ns, (size_t) n);
-                if (d > m->nap)
-                        m->nap = d;
-        }
+        int64_t ns = pc_now_ns(), now = ns / 1000000, wait = n > 0 && !m->hold ? nap_length(m, in, ns, (size_t) n) : 0;
+        in->due = wait > 0 ? ns + wait : 0;
+        pc_stream_watch(m, true);
+        if (n < 0 && in->len == before && in->fd >= 0)
+                return; /* there was nothing */
         /* A tail that only grew keeps its deadline. */
         if (m->hold || (m->in[0].len == 0 && m->in[1].len == 0))
                 m->tail_deadline = 0;
         else if (!m->tail_deadline || in->len <= before)
                 m->tail_deadline = now + TAIL_MS;
         m->cool_deadline = now + COOL_MS;
+}
+
+void pc_stream_due(struct pc_mon *m, int64_t now_ns) {
+        for (int i = 0; i < 2; i++)
+                if (m->in[i].due && now_ns >= m->in[i].due)
+                        pc_stream_event(m, i);
 }
 
 void pc_stream_tick(struct pc_mon *m, int64_t now) {
@@ -188,6 +216,8 @@ void pc_stream_tick(struct pc_mon *m, int64_t now) {
                         for (int i = 0; i < 2; i++)
                                 if (m->in[i].grown && fcntl(m->in[i].fd, F_SETPIPE_SZ, PIPE_PLAIN) >= 0)
                                         m->in[i].grown = false;
+                        pc_closep(&m->relay[0]);
+                        pc_closep(&m->relay[1]);
                 }
         }
 }
