@@ -14,7 +14,7 @@ from typing import Any
 
 from pycrio import wiring
 from pycrio._native import pools
-from pycrio._native.base import bound_malloc
+from pycrio._native.base import bound_malloc, trim_malloc
 from pycrio._native.front import Front
 from pycrio.api.http import Pages
 from pycrio.api.image import ImageService
@@ -214,7 +214,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: self._later(self._reload(parts)))
         loop.add_signal_handler(signal.SIGUSR1, _dump_stacks)
-        loop.add_signal_handler(signal.SIGUSR2, gc.collect)
+        loop.add_signal_handler(signal.SIGUSR2, _shrink)
 
     def _later(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -236,6 +236,13 @@ class Daemon:
             log.info("Configuration reload completed")
         finally:
             notify.ready()
+
+
+def _shrink() -> None:
+    """Collect garbage, and give the memory back that this freed."""
+    found = gc.collect()
+    trim_malloc()
+    log.info("Collected garbage", objects=found)
 
 
 def _dump_stacks() -> None:

@@ -106,18 +106,34 @@ cdef extern from *:
     static int pc_bound_malloc(int arenas, int trim) {
         return mallopt(M_ARENA_MAX, arenas) && mallopt(M_TRIM_THRESHOLD, trim);
     }
+    static int pc_trim_malloc(void) {
+        return malloc_trim(0);
+    }
     #else
     static int pc_bound_malloc(int arenas, int trim) {
         (void) arenas;
         (void) trim;
         return 0;
     }
+    static int pc_trim_malloc(void) {
+        return 0;
+    }
     #endif
     """
     int pc_bound_malloc(int arenas, int trim) nogil
+    int pc_trim_malloc() nogil
 
 
 def bound_malloc(int arenas, int trim):
     """Keep the C library's allocator small (mallopt(3)): at most ``arenas`` heaps for all threads, and more than
     ``trim`` free bytes at the top of one go back to the kernel. False where the C library has no such knobs."""
     return bool(pc_bound_malloc(arenas, trim))
+
+
+def trim_malloc():
+    """Give the free pages in the middle of the C library's heaps back to the kernel, too (malloc_trim(3)). Takes some
+    milliseconds in a grown process. True when there was something to give."""
+    cdef int given
+    with nogil:
+        given = pc_trim_malloc()
+    return bool(given)

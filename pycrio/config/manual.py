@@ -47,7 +47,7 @@ _FILES = (
 _SIGNALS = (
     ("SIGHUP", "Read the files again and take over what may change live. Flags and environment are not applied again."),
     ("SIGUSR1", "Write the stacks of all tasks and threads to a file in the temporary directory."),
-    ("SIGUSR2", "Collect garbage."),
+    ("SIGUSR2", "Collect garbage and give freed memory back to the kernel."),
     ("SIGINT, SIGTERM", "Stop serving. Containers run on."),
 )
 _EXITS = (("0", "Success."), ("1", "Any failure: configuration, flags, store, socket, a check or wipe that failed."))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import pickle
 
 import pytest
 
-from pycrio._native.base import Fd, NativeError, count_handle, live_handles
+from pycrio._native.base import Fd, NativeError, count_handle, live_handles, trim_malloc
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -82,3 +83,25 @@ def test_collected_while_open_warns_and_closes() -> None:
 def test_negative_number_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         Fd(-1)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_trimming_gives_free_memory_back() -> None:
+    """Blocks too small for mappings of their own; the last ones hold the heap at its size when the others are freed."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    blocks = [libc.malloc(64 << 10) for _ in range(512)]
+    for block in blocks:
+        ctypes.memset(block, 1, 64 << 10)
+    for block in blocks[:-8]:
+        libc.free(ctypes.c_void_p(block))
+    before = resident()
+    assert trim_malloc()
+    assert resident() < before - (16 << 20)
+    for block in blocks[-8:]:
+        libc.free(ctypes.c_void_p(block))
