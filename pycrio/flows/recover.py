@@ -1,7 +1,8 @@
 """After a restart: the records against what the host shows.
 
 1. Read the records; what cannot be read is removed from the host as far as its name says what it was.
-2. Containers whose process is gone have ended: with the monitor's report, or without one.
+2. Containers whose process is gone have ended: with the monitor's report, or without one. Created ones whose start
+   was cut off run if the runtime says so.
 3. Pods whose init or namespaces are gone are not ready.
 4. What belongs to no record is garbage of flows that were cut off: store containers, pins, cgroups of pods, host
    ports, CNI attachments, bundles in the runtime, staging of layers. It is removed.
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from pycrio.errors import PycrioError
 from pycrio.flows import exits
-from pycrio.flows.containers import capture
+from pycrio.flows.containers import capture, tuning
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
 from pycrio.flows.ports import Labels
@@ -61,6 +62,8 @@ async def _bounded(limit: asyncio.Semaphore, work: Awaitable[None]) -> None:
 async def _container(node: Node, container: ContainerRecord) -> None:
     if container.state is ContainerState.EXITED:
         node.live(container.id).exited.set()
+        if container.tuned:
+            await tuning.take_back(node, container.id)
         return
     if container.awaits_restore:
         await _half_restored(node, container)
@@ -72,7 +75,19 @@ async def _container(node: Node, container: ContainerRecord) -> None:
     elif not node.host.processes.alive(container.pid, container.pid_start_time):
         log.warning("Container ended while nobody watched", id=container.id)
         await exits.handle(node, ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
-    elif not node.host.processes.alive(container.monitor_pid, container.monitor_start_time):
+    else:
+        await _living(node, container)
+
+
+async def _living(node: Node, container: ContainerRecord) -> None:
+    """A container with a process. One that was created may have been started since: the runtime knows, and a record
+    that does not would have the repeated start fail, which removes the container."""
+    if container.state is ContainerState.CREATED:
+        state = await node.host.runtime.state(node.host.handlers.get(container.handler), container.id)
+        if state is not None and state.get("status") in ("running", "paused"):
+            log.info("Start of container was cut off after it had happened, the container runs", id=container.id)
+            node.containers.put(replace(container, state=ContainerState.RUNNING, started_at=now()))
+    if not node.host.processes.alive(container.monitor_pid, container.monitor_start_time):
         log.warning("Container's monitor is gone, its end will be noticed by its process", id=container.id)
 
 
@@ -117,6 +132,7 @@ async def collect_garbage(node: Node) -> None:
         host.hostports.sweep([p.id for p in node.pods if p.network_ready]),
         _network(node),
         _run_directories(node),
+        host.cpus.sweep([c.id for c in node.containers if c.tuned]),
         host.cgroups.sweep([*(p.id for p in node.pods), *(c.id for c in node.containers)]),
     ):
         try:

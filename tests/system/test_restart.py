@@ -10,6 +10,7 @@ import pathlib
 import random
 import select
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,7 +21,7 @@ from pycrio.api._pb import api_pb2 as pb
 from tests.fixtures_registry import push_image
 from tests.isolation import Isolation
 from tests.system.conftest import Pushed, end_node, make_node, system_layer
-from tests.system.node import Node, eventually, linux, secured
+from tests.system.node import Node, eventually, linux, refused, secured
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("no_leaks")]
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.005; done"
@@ -152,6 +153,20 @@ def test_monitor_killed_while_its_container_runs(node: Node) -> None:
     assert bytes(node.exec(ctr, "echo", "on").stdout) == b"on\n"
     os.kill(pid, 9)
     assert node.ended(ctr).exit_code == 255
+
+
+def test_start_that_was_cut_off(node: Node) -> None:
+    """Killed between the runtime's start and the record of it: the container runs, and that is what is told."""
+    pod = node.pod()
+    ctr = node.create(pod, "sleep", "1000")
+    node.daemon.kill()
+    subprocess.run(["runc", "--root", f"{node.dir}/rt", "start", ctr], check=True)
+    node.daemon.start()
+    status = node.status(ctr)
+    assert (status.state, status.started_at > 0) == (pb.CONTAINER_RUNNING, True)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "not in created state"):
+        node.cri.StartContainer(container_id=ctr)
+    assert bytes(node.exec(ctr, "echo", "on").stdout) == b"on\n"
 
 
 def test_lost_init_of_a_pod(node: Node) -> None:
