@@ -47,6 +47,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._manager = notify.Manager.take(os.environ)
 
     async def run(self) -> int:
         """Serve until a signal or a failure; the exit code."""
@@ -107,13 +108,13 @@ class Daemon:
         # What start-up allocated lives as long as the daemon: no later collection needs to look at it again.
         gc.collect()
         gc.freeze()
-        notify.ready()
-        self._watch(notify.watchdog(node), "watchdog")
+        self._manager.ready()
+        self._watch(self._manager.watchdog(node), "watchdog")
         log.info("Serving", socket=self.config.text("crio.api.listen"), pid=os.getpid())
         try:
             await self._stop.wait()
             log.info("Stopping; containers go on")
-            notify.stopping()
+            self._manager.stopping()
         finally:
             front.drain()
             await server.stop(GRACE)
@@ -224,7 +225,7 @@ class Daemon:
     async def _reload(self, parts: wiring.Parts) -> None:
         """SIGHUP: read the files anew and take over what may change live; a fault keeps everything as it was."""
         log.info("Reloading configuration")
-        notify.reloading()
+        self._manager.reloading()
         try:
             fresh, changes = await reloading.reload(self.config, os.environ, parts)
         except (PycrioError, ValueError) as e:
@@ -235,7 +236,7 @@ class Daemon:
                 log.info(change.event)
             log.info("Configuration reload completed")
         finally:
-            notify.ready()
+            self._manager.ready()
 
 
 def _shrink() -> None:
