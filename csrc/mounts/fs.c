@@ -121,6 +121,8 @@ int pc_mount_overlay(const struct pc_overlay *s, struct pc_mount_log *log, struc
         int r = check_overlay(s, reterr);
         if (r < 0)
                 return r;
+        if (s->classic)
+                return pc_overlay_classic(s, reterr);
         _cleanup_fd_ int fs = (int) PC_SYS(fsopen, "overlay", PC_CTX_CLOEXEC);
         if (fs == -ENOSYS)
                 return pc_overlay_classic(s, reterr);

@@ -21,6 +21,7 @@ struct pc_overlay {
         const char *target;
         const char *const *options; /* "volatile", "context=...", "nodev", ... */
         size_t n_options;
+        bool classic; /* by mount(2) at once: before 6.7 the kernel logs every try of the newer way as an error */
 };
 #define PC_OVERLAY_LOWERS 500 /* the kernel's limit */
 

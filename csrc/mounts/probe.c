@@ -29,7 +29,7 @@ struct probe {
 };
 
 /* Upper and work are fresh each time: a volatile overlay leaves them unusable. */
-static bool overlay_works(const char *first, const char *option) {
+static bool overlay_works(const char *first, const char *option, bool classic) {
         static const char *const dirs[] = {SPOT "/x/u", SPOT "/x/w", SPOT "/x/m"};
         const char *const lowers[] = {first, SPOT "/l2"};
         const struct pc_overlay s = {.lowers = lowers,
@@ -38,7 +38,8 @@ static bool overlay_works(const char *first, const char *option) {
                                      .work = SPOT "/x/w",
                                      .target = SPOT "/x/m",
                                      .options = &option,
-                                     .n_options = option ? 1 : 0};
+                                     .n_options = option ? 1 : 0,
+                                     .classic = classic};
         const struct pc_tmpfs tmp = {.target = SPOT "/x", .mode = 0700, .size = 1 << 20};
         bool works = pc_mount_tmpfs(&tmp, NULL, NULL) == 0;
         for (size_t i = 0; works && i < sizeof dirs / sizeof *dirs; i++)
@@ -69,7 +70,8 @@ static bool idmap_works(struct probe *p, bool *ret_overlay) {
         struct pc_attr attr = {.set = PC_ATTR_IDMAP, .userns = (uint64_t) p->userns};
         if (tree < 0 || pc_set_attr(tree, false, &attr, "", NULL, NULL) < 0)
                 return false;
-        *ret_overlay = pc_attach(tree, SPOT "/i", NULL) >= 0 && overlay_works(SPOT "/i", NULL);
+        *ret_overlay =
+            pc_attach(tree, SPOT "/i", NULL) >= 0 && overlay_works(SPOT "/i", NULL, !p->features[PC_MF_LOWERDIR_PLUS]);
         return true;
 }
 
@@ -100,12 +102,13 @@ static int probe_main(void *arg) {
         _cleanup_fd_ int fs = (int) PC_SYS(fsopen, "tmpfs", PC_CTX_CLOEXEC);
         const char *kind;
         f[PC_MF_MOUNT_API] = fs >= 0;
-        f[PC_MF_OVERLAY] = overlay_works(SPOT "/l1", NULL);
         f[PC_MF_LOWERDIR_PLUS] = lowers_work(false);
-        f[PC_MF_LOWERDIR_FD] = lowers_work(true);
-        f[PC_MF_VOLATILE] = overlay_works(SPOT "/l1", "volatile");
-        f[PC_MF_METACOPY] = overlay_works(SPOT "/l1", "metacopy=on");
-        f[PC_MF_USERXATTR] = overlay_works(SPOT "/l1", "userxattr");
+        bool classic = !f[PC_MF_LOWERDIR_PLUS];
+        f[PC_MF_LOWERDIR_FD] = !classic && lowers_work(true); /* came later */
+        f[PC_MF_OVERLAY] = overlay_works(SPOT "/l1", NULL, classic);
+        f[PC_MF_VOLATILE] = overlay_works(SPOT "/l1", "volatile", classic);
+        f[PC_MF_METACOPY] = overlay_works(SPOT "/l1", "metacopy=on", classic);
+        f[PC_MF_USERXATTR] = overlay_works(SPOT "/l1", "userxattr", classic);
         f[PC_MF_IDMAP] = p->userns >= 0 && idmap_works(p, &f[PC_MF_OVERLAY_IDMAP]);
         f[PC_MF_RECURSIVE_RO] = recursive_ro_works();
         f[PC_MF_STATMOUNT] = pc_statmount_propagation("/", &kind) >= 0;

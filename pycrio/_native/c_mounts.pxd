@@ -14,6 +14,7 @@ cdef extern from "mounts/mounts.h" nogil:
         const char *target
         const char *const *options
         size_t n_options
+        bint classic
     cdef struct pc_bind:
         const char *source
         const char *target

@@ -3,7 +3,13 @@ from collections.abc import Sequence
 from pycrio._native.base import Fd
 
 def overlay(
-    lowers: Sequence[str], upper: str | None, work: str | None, target: str, options: Sequence[str] = ()
+    lowers: Sequence[str],
+    upper: str | None,
+    work: str | None,
+    target: str,
+    options: Sequence[str] = (),
+    *,
+    classic: bool = False,
 ) -> None: ...
 def bind(
     source: str,

@@ -52,11 +52,12 @@ cdef object _with_log(pc_err *err, c.pc_mount_log *log):
     return error
 
 
-def overlay(lowers, upper, work, target, options=()):
+def overlay(lowers, upper, work, target, options=(), *, bint classic=False):
     """Mount an overlay of ``lowers`` (uppermost first, 1 to 500) on the directory ``target``, privately propagated.
 
     Without upper and work (both None) it is read-only and needs two lowers. ``options`` are overlay options
-    ("volatile", "metacopy=on", 'context="..."') or mount attributes ("nodev", "ro"). Any byte may occur in the paths.
+    ("volatile", "metacopy=on", 'context="..."') or mount attributes ("nodev", "ro"). Any byte may occur in the paths. ``classic``: by mount(2) at once, for kernels
+    that log every try of the newer way as an error (the probe's "lowerdir_plus" is False there).
     """
     cdef _Strings l = _Strings(lowers)
     cdef _Strings o = _Strings(options)
@@ -74,6 +75,7 @@ def overlay(lowers, upper, work, target, options=()):
     spec.target = PyBytes_AS_STRING(to)
     spec.options = o.items
     spec.n_options = o.n
+    spec.classic = classic
     log.text[0] = 0
     with nogil:
         r = c.pc_mount_overlay(&spec, &log, &err)

@@ -32,9 +32,16 @@ class Kernel(Protocol):
     """The part of ``pycrio._native.mounts`` and ``ns`` that the store needs (tests give their own)."""
 
     def overlay(
-        self, lowers: Sequence[str], upper: str | None, work: str | None, target: str, options: Sequence[str] = ()
+        self,
+        lowers: Sequence[str],
+        upper: str | None,
+        work: str | None,
+        target: str,
+        options: Sequence[str] = (),
+        *,
+        classic: bool = False,
     ) -> None:
-        """Mount an overlay."""
+        """Mount an overlay; ``classic``: without trying the newer way first."""
 
     def bind(
         self,
@@ -133,11 +140,17 @@ class Mounter:
         make_dir(plan.target)
         self._overlay.clear_volatile(directory)
         if not uid_map and not gid_map:
-            self._kernel.overlay(plan.lowers, plan.upper, plan.work, plan.target, plan.options)
+            self._mount_overlay(plan.lowers, plan.upper, plan.work, plan.target, plan.options)
             return
         with contextlib.ExitStack() as stack:
             lowers = self._shifted(plan.lowers, f"{directory}/mapped", (uid_map, gid_map), stack)
-            self._kernel.overlay(lowers, plan.upper, plan.work, plan.target, plan.options)
+            self._mount_overlay(lowers, plan.upper, plan.work, plan.target, plan.options)
+
+    def _mount_overlay(
+        self, lowers: Sequence[str], upper: str | None, work: str | None, target: str, options: Sequence[str]
+    ) -> None:
+        """Kernels before 6.7 log every try of the newer way as an error: one such line, of the probe, is enough."""
+        self._kernel.overlay(lowers, upper, work, target, options, classic=not self.offers("lowerdir_plus"))
 
     def _supported(self, plan: MountPlan) -> MountPlan:
         """The plan without ``metacopy=on`` where the kernel lacks it: it only saves copying."""
@@ -181,7 +194,7 @@ class Mounter:
             empty = f"{self.settings.run_root}/overlay/empty{number}"
             make_dir(empty)
             lowers = [*lowers, empty]
-        self._kernel.overlay(lowers, None, None, target, options)
+        self._mount_overlay(lowers, None, None, target, options)
 
     def unmount_all(self, path: str) -> bool:
         """Detach everything that is mounted on a path, however often; False when nothing was."""

@@ -34,9 +34,11 @@ def info(path: pathlib.Path) -> str:
     return found[-1]
 
 
-def test_overlay_layers_in_order(place: pathlib.Path) -> None:
+@pytest.mark.parametrize("classic", [False, True])
+def test_overlay_layers_in_order(place: pathlib.Path, classic: bool) -> None:
     target = place / "t"
-    mounts.overlay(lowers(place), str(place / "u"), str(place / "w"), str(target), ["volatile", "nodev"])
+    options = ["volatile", "nodev"]
+    mounts.overlay(lowers(place), str(place / "u"), str(place / "w"), str(target), options, classic=classic)
     try:
         assert mounts.is_mountpoint(str(target))
         assert mounts.propagation_of(str(target)) == "private"
@@ -47,6 +49,8 @@ def test_overlay_layers_in_order(place: pathlib.Path) -> None:
         assert (place / "u" / "new").exists()
         assert "nodev" in info(target)
         assert "volatile" in info(target)
+        # only the newer way gives the layers one by one (6.7), and so they are shown
+        assert (f"lowerdir+={place}/l0" in info(target)) is (mounts.probe()["lowerdir_plus"] and not classic)
     finally:
         assert mounts.umount(str(target))
     assert not mounts.umount(str(target))

@@ -159,7 +159,8 @@ class FakeKernel:
         self.calls.append((target, *what))
         self.mounted.setdefault(target, []).append(what)
 
-    def overlay(self, lowers, upper, work, target, options=()) -> None:
+    def overlay(self, lowers, upper, work, target, options=(), *, classic=False) -> None:
+        assert classic is not self.probe()["lowerdir_plus"]
         assert all(os.path.isdir(lower) or "/mapped/" in lower for lower in lowers)
         self._mount(target, "overlay", tuple(lowers), upper, work, tuple(options))
 
@@ -180,7 +181,7 @@ class FakeKernel:
         return bool(self.mounted.get(path))
 
     def probe(self, dir: str = "/", userns_fd: int = -1) -> dict[str, bool]:
-        return {"volatile": True, "idmap": True, "overlay_idmap": True}
+        return {"volatile": True, "idmap": True, "overlay_idmap": True, "lowerdir_plus": True}
 
     def hold_userns(self, uid_map, gid_map) -> _Userns:
         self.calls.append(("userns", tuple(uid_map), tuple(gid_map)))
