@@ -25,6 +25,7 @@ from pycrio.obs import log as obslog
 log = obslog.get("artifacts")
 T = TypeVar("T")
 STAGING = ".staging"
+_TEMPORARY = ("index.json.tmp-", f"{layout.VERSION_FILE}.tmp-")
 Stamp = tuple[int, int, int]
 
 
@@ -264,7 +265,7 @@ class Artifacts:
 
     def _garbage(self) -> int:
         removed = _sweep(f"{self._home}/{STAGING}", frozenset())
-        removed += _sweep(self._home, frozenset(n for n in _names(self._home) if not n.startswith("index.json.tmp-")))
+        removed += _sweep(self._home, frozenset(n for n in _names(self._home) if not n.startswith(_TEMPORARY)))
         try:
             kept = self._kept(self._entries(self._home))
         except (StoreFailure, BadImage) as e:

@@ -192,7 +192,7 @@ class Checker:
                 record = layers.rows.by_id.get(layer)
                 if record is not None and parse_time(record.created) < limit:
                     doomed.add(layer)
-            delete_layers(layers, _removable(self._index.view(), doomed), self._overlay, self._settings, trash)
+            delete_layers(layers, self._index.view().removable(doomed), self._overlay, self._settings, trash)
 
 
 def _parents_first(view: View) -> Iterator[tuple[LayerRecord, bool]]:
@@ -228,20 +228,6 @@ def _unreferenced(view: View) -> tuple[str, ...]:
             needed.add(ident)
             ident = layers[ident].parent
     return tuple(i for i in layers if i not in needed)
-
-
-def _removable(view: View, doomed: set[str]) -> list[str]:
-    """Those of the layers that no image, container or surviving layer holds on to."""
-    layers = view.layers[0].by_id
-    kept = {i for i in view.held_layers() if i in layers}
-    kept |= {i for i in layers if i not in doomed}
-    pending = list(kept)
-    while pending:
-        record = layers.get(pending.pop())
-        if record is not None and record.parent in layers and record.parent not in kept:
-            kept.add(record.parent)
-            pending.append(record.parent)
-    return [i for i in doomed if i in layers and i not in kept]
 
 
 def _added(diff: str, split: str) -> Iterator[str]:

@@ -16,8 +16,8 @@ from pycrio.drivers.layers.files import data_file, make_dir, read_file, remove_t
 from pycrio.drivers.layers.index import Index, View
 from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay
-from pycrio.drivers.layers.records import ZERO_TIME, ImageRecord, format_time, parse_time
-from pycrio.drivers.layers.removal import Trash, delete_layers, superfluous
+from pycrio.drivers.layers.records import ZERO_TIME, ImageRecord, LayerRecord, format_time, parse_time
+from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import DRIVER, Settings
 from pycrio.drivers.layers.table import Edit, Rows
 from pycrio.drivers.layers.turn import Turn, look
@@ -199,6 +199,7 @@ class Images:
             fresh = ImageRecord(id=image_id, layer=top_layer, created=created)
             record = _with_items(replace(known or fresh, metadata=metadata), items, image.manifest_digest)
             if known == record and self._complete(record, image.name, items):
+                self._index.claims.drop(layer.id for layer in view.ancestry(top_layer))
                 return self._image(view, record, False)
             if known is not None and _signatures(known) not in ("", _signatures(record)):
                 # Other signatures than before: at no time may the record describe a file that is not there.
@@ -215,6 +216,7 @@ class Images:
             if image.name:
                 record = _give_name(edit, record, image.name)
             edit.save()
+            self._index.claims.drop(layer.id for layer in view.ancestry(top_layer))
             return self._image(self._index.view(), record, False)
 
     def _complete(self, record: ImageRecord, name: str, items: Mapping[str, bytes]) -> bool:
@@ -258,15 +260,16 @@ class Images:
                 users = view.users_of(image_id)
                 if users:
                     raise InUse(f"image {image_id} is in use by {', '.join(users)}: remove these containers first")
+                # From the moment when the record is gone nobody else knows that its layers are in the way.
+                mine = self._index.claims.doom(_chains(layers.rows, (*record.mapped_layers, record.layer)))
                 images.drop(image_id)
                 images.save()
                 remove_tree(f"{self._settings.images_dir}/{image_id}")
-                held = self._index.view().held_layers()
-                for top in (*record.mapped_layers, record.layer):
-                    doomed = superfluous(layers, top, held)
-                    if doomed:
-                        self._unmount(doomed)
-                        delete_layers(layers, doomed, self._overlay, self._settings, trash)
+                doomed = self._index.view().removable(mine)
+                if doomed:
+                    self._unmount(doomed)
+                    delete_layers(layers, doomed, self._overlay, self._settings, trash)
+                self._index.claims.drop(mine)
 
     def _unmount(self, layer_ids: Sequence[str]) -> None:
         """Take away what others mounted of layers that go (``podman image mount``)."""
@@ -275,6 +278,16 @@ class Images:
                 self._mounter.unmount_all(f"{self._settings.image_home}/{layer_id}/merged")
                 mounts.drop(layer_id)
             mounts.save()
+
+
+def _chains(rows: Rows[LayerRecord], tops: Sequence[str]) -> list[str]:
+    """Layers of the primary store from some tops downwards, as far as they are there."""
+    found: list[str] = []
+    for layer_id in tops:
+        while layer_id in rows.by_id and layer_id not in found:
+            found.append(layer_id)
+            layer_id = rows.by_id[layer_id].parent
+    return found
 
 
 def _by_document(rows: Rows[ImageRecord]) -> dict[str, tuple[ImageRecord, str]]:

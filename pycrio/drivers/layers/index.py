@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pycrio.drivers.layers.claims import Claims
 from pycrio.drivers.layers.locks import LockFile, LockSet
 from pycrio.drivers.layers.records import ContainerRecord, ImageRecord, LayerRecord, MountRecord
 from pycrio.drivers.layers.settings import DRIVER, Settings
@@ -138,6 +139,19 @@ class View:
                 held.update((image.layer, *image.mapped_layers))
         return held
 
+    def removable(self, doomed: Iterable[str]) -> list[str]:
+        """Those of some layers of the primary store that no image, container or surviving layer holds on to."""
+        layers, unwanted = self.layers[0].by_id, set(doomed)
+        kept = {i for i in self.held_layers() if i in layers}
+        kept |= {i for i in layers if i not in unwanted}
+        pending = list(kept)
+        while pending:
+            record = layers.get(pending.pop())
+            if record is not None and record.parent in layers and record.parent not in kept:
+                kept.add(record.parent)
+                pending.append(record.parent)
+        return [i for i in layers if i in unwanted and i not in kept]
+
 
 def _by_digest(rows: Rows[ImageRecord]) -> dict[str, list[ImageRecord]]:
     found: dict[str, list[ImageRecord]] = {}
@@ -191,6 +205,7 @@ class Index:
             LockSet([LockFile(f"{s.run_layers_dir}/mountpoints.lock")]),
         )
         self.others = tuple(_other(root) for root in s.additional_stores)
+        self.claims = Claims(f"{s.root}/.pycrio-claims")
 
     def drop_unusable(self) -> tuple[str, ...]:
         """Leave out additional stores that cannot be read (absent, or without lock files on a read-only file system);
@@ -244,6 +259,7 @@ class Index:
 
     def close(self) -> None:
         """Close all lock files."""
+        self.claims.close()
         for table in (self.layers, self.images, self.containers, self.mounts):
             table.close()
         for other in self.others:

@@ -263,6 +263,25 @@ class HeldLock:
         os.close(fd)
         return None
 
+    def append(self, data: bytes) -> None:
+        """Add to the file's content."""
+        os.lseek(self._fd, 0, os.SEEK_END)
+        os.write(self._fd, data)
+
+    def empty(self) -> None:
+        """Drop the file's content."""
+        os.ftruncate(self._fd, 0)
+
+    def read(self) -> bytes:
+        """The file's content."""
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
+    def close(self) -> None:
+        """Let go and leave the file to whoever seizes it next."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def release(self) -> None:
         """Delete the file, then let go: nobody can seize a name whose content may still be there."""
         if self._fd < 0:

@@ -69,6 +69,9 @@ class Overlay:
             make_dir(home)
             make_dir(f"{home}/l", 0o755)
         # Peers write this flag when they first see the store; without it they probe each time.
+        for name in os.listdir(self.home):  # of one who died over it; the caller holds the lock for this
+            if name.startswith(".tmp-.has-mount-program"):
+                os.unlink(f"{self.home}/{name}")
         flag = f"{self.home}/.has-mount-program"
         if not os.path.exists(flag):
             write_atomic(flag, b"false", mode=0o644)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from pycrio.drivers.layers import hold
 from pycrio.drivers.layers.files import remove_tree, sweep_places
@@ -28,9 +28,13 @@ def collect(settings: Settings, index: Index, overlay: Overlay, mounter: Mounter
         incomplete = [r.id for r in edit.rows.by_id.values() if r.incomplete]
         removed = delete_layers(edit, incomplete, overlay, settings, trash)
         removed += delete_layers(edit, _abandoned(index, edit), overlay, settings, trash)
+        with index.claims.abandoned() as claimed:
+            unwanted = index.view().removable(claimed)
+            removed += delete_layers(edit, unwanted, overlay, settings, trash)
         removed += _orphans(settings, overlay, edit, trash)
         with index.mounts.edit() as mounts:
             hold.release(edit, mounts, overlay, mounter, trash)
+            removed += _temporary(settings.run_layers_dir)
         removed += _data_directories(index, settings)
         removed += overlay.heal_links()
     for base in dict.fromkeys((f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs")):
@@ -46,10 +50,10 @@ def _abandoned(index: Index, edit: Edit[LayerRecord]) -> list[str]:
     return [i for i, place in edit.rows.place.items() if place == VOLATILE and i not in held]
 
 
-def _transient(settings: Settings) -> Iterable[str]:
-    """Layers whose records another program keeps in the run directory (transient store)."""
+def _transient(path: str) -> Iterable[str]:
+    """Objects whose records another program keeps in the run directory (transient store)."""
     try:
-        with open(f"{settings.run_layers_dir}/volatile-layers.json", "rb") as f:
+        with open(path, "rb") as f:
             documents = json.loads(f.read() or b"[]")
     except FileNotFoundError:
         return ()
@@ -58,7 +62,7 @@ def _transient(settings: Settings) -> Iterable[str]:
 
 def _orphans(settings: Settings, overlay: Overlay, edit: Edit[LayerRecord], trash: Trash) -> int:
     """Layer directories, tar-split files and layer data without a record."""
-    known = {*edit.rows.by_id, *_transient(settings)}
+    known = {*edit.rows.by_id, *_transient(f"{settings.run_layers_dir}/volatile-layers.json")}
     removed = 0
     for home in overlay.own_homes:
         for name in os.listdir(home):
@@ -71,23 +75,30 @@ def _orphans(settings: Settings, overlay: Overlay, edit: Edit[LayerRecord], tras
         if is_id(ident) and ident not in known:
             trash.take(f"{settings.layers_dir}/{name}")
             removed += 1
-        elif name.startswith(".tmp-"):  # a writer of these files holds the lock that we hold
-            os.unlink(f"{settings.layers_dir}/{name}")
-            removed += 1
-    return removed
+    return removed + _temporary(settings.layers_dir)
+
+
+def _temporary(directory: str) -> int:
+    """Remove temporary files; whoever writes a list there holds the lock that the caller holds."""
+    names = [name for name in os.listdir(directory) if name.startswith(".tmp-")]
+    for name in names:
+        os.unlink(f"{directory}/{name}")
+    return len(names)
 
 
 def _data_directories(index: Index, settings: Settings) -> int:
-    """Big data of images without a record, and temporary files of images and containers."""
-    removed = 0
+    """Big data of images and persistent directories of containers without a record, and temporary files."""
     with index.images.edit() as images:
-        for name in os.listdir(settings.images_dir):
-            if (is_id(name) and name not in images.rows.by_id) or name.startswith(".tmp-"):
-                remove_tree(f"{settings.images_dir}/{name}")
-                removed += 1
-    with index.containers.edit():
-        for name in os.listdir(settings.containers_dir):
-            if name.startswith(".tmp-"):
-                remove_tree(f"{settings.containers_dir}/{name}")
-                removed += 1
+        removed = _unknown(settings.images_dir, images.rows.by_id)
+    with index.containers.edit() as containers:
+        transient = _transient(f"{settings.run_containers_dir}/volatile-containers.json")
+        return removed + _unknown(settings.containers_dir, {*containers.rows.by_id, *transient})
+
+
+def _unknown(directory: str, known: Container[str]) -> int:
+    removed = 0
+    for name in os.listdir(directory):
+        if (is_id(name) and name not in known) or name.startswith(".tmp-"):
+            remove_tree(f"{directory}/{name}")
+            removed += 1
     return removed

@@ -71,16 +71,3 @@ def delete_layers(
         edit.drop(record.id)
     edit.save()
     return len(doomed)
-
-
-def superfluous(edit: Edit[LayerRecord], top: str, needed: set[str]) -> list[str]:
-    """Layers from ``top`` downwards that nothing in ``needed`` (which is counted without them) holds on to."""
-    doomed: list[str] = []
-    layer_id = top
-    while layer_id and layer_id in edit.rows.by_id and layer_id not in needed and layer_id not in doomed:
-        others = {r.parent for r in edit.rows.by_id.values() if r.id not in doomed and r.id != layer_id}
-        if layer_id in others:
-            break
-        doomed.append(layer_id)
-        layer_id = edit.rows.by_id[layer_id].parent
-    return doomed

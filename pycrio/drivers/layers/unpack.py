@@ -269,6 +269,7 @@ class Layers:
             for path in self._overlay.paths(layer_id):
                 trash.take(path)
             record = _record(layer, layer_id, parent)
+            self._index.claims.add(layer_id, layer.staging)
             edit.put(_flagged(record), self._index.image_layers_place)
             edit.save()
             try:
@@ -277,6 +278,7 @@ class Layers:
                 self._overlay.adopt(f"{staged.content.path}/layer", layer_id, parent)
             except BaseException:
                 delete_layers(edit, [layer_id], self._overlay, self._settings, trash)
+                self._index.claims.drop([layer_id])
                 raise
             edit.put(record)
             edit.save()
@@ -287,10 +289,20 @@ class Layers:
             raise StoreFailure(f"layer {parent} was removed while the layer above it was pulled: pull the image again")
 
     async def discard(self, layer: UnpackedLayer) -> None:
-        """Drop a staged layer; one that was committed or dropped before is fine."""
+        """Drop a staged layer. One that was committed goes as well unless an image holds on to it by now, as soon as
+        no other layer is above it; one that was dropped before is fine."""
         staged = self._staged.pop(layer.staging, None)
         if staged is not None:
             await settle(submit("store", guarded, staged.remove))
+        given_up = self._index.claims.give_up(layer.staging)
+        if given_up:
+            await self._turn.free(lambda trash: self._withdraw(given_up, trash))
+
+    def _withdraw(self, layer_ids: frozenset[str], trash: Trash) -> None:
+        with self._index.layers.edit() as edit:
+            unwanted = self._index.view().removable(layer_ids)
+            delete_layers(edit, unwanted, self._overlay, self._settings, trash)
+            self._index.claims.drop(unwanted)
 
     async def discard_all(self) -> None:
         """Drop every staged layer (shutdown)."""

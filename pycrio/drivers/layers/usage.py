@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from pycrio.drivers.layers.files import make_dir, write_atomic
+from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.index import View
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord
@@ -126,7 +126,10 @@ class Usage:
     def _save(self, known: dict[str, tuple[int, int]]) -> None:
         with contextlib.suppress(OSError):  # a cache: without the file, layers are measured anew after a restart
             make_dir(os.path.dirname(self._path))
-            write_atomic(self._path, json.dumps(known, separators=(",", ":")).encode(), durable=False)
+            # One name for all: a crash leaves nothing that somebody would have to collect.
+            with open(f"{self._path}.tmp", "w", encoding="ascii") as f:
+                json.dump(known, f, separators=(",", ":"))
+            os.rename(f"{self._path}.tmp", self._path)
 
     def _layer(self, record: LayerRecord, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
         """Uncompressed bytes and entries of an image layer; of a foreign one by a walk, once."""

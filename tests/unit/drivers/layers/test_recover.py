@@ -78,7 +78,8 @@ async def test_volatile_layers_without_container_go(store: Store, tmp_path: Path
     await store.rootfs.create(Entry(BOX, ("one",), image))
     assert await store.layers.garbage() == 0
     (tmp_path / "root/overlay-containers/volatile-containers.json").write_text("[]")
-    assert await store.layers.garbage() == 1
+    assert await store.layers.garbage() == 2  # the layer, and the container's persistent directory
+    assert not (tmp_path / "root/overlay-containers" / BOX).exists()
     assert json.loads((tmp_path / "root/overlay-layers/volatile-layers.json").read_bytes()) == []
 
 
