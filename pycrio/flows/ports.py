@@ -533,6 +533,9 @@ class Mounts(Protocol):
     async def unmount(self, path: str) -> None:
         """Detach whatever is mounted at a path, once per mount."""
 
+    async def let_through(self, path: str, top: str) -> None:
+        """Let everybody walk through a directory of ours and its parents up to ``top``, for user namespaces' roots."""
+
     async def below(self, path: str) -> Sequence[str]:
         """Mount points at and below a path, deepest first."""
 

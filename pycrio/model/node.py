@@ -20,7 +20,8 @@ class Handler:
     """A configured runtime handler with what its runtime was found to support.
 
     ``oci_max`` is the highest OCI version that the runtime accepts ("" when it cannot tell).
-    ``allowed_annotations`` are prefixes.
+    ``allowed_annotations`` are prefixes. ``wants_joined_maps``: its config must repeat the id maps of a user namespace
+    that a container joins, which other runtimes read from the namespace and do not like to be told.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Handler:
     oci_max: str = ""
     recursive_read_only: bool = False
     idmap_mounts: bool = False
+    wants_joined_maps: bool = True
 
 
 @dataclass(frozen=True, slots=True)

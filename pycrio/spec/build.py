@@ -56,7 +56,6 @@ def build(parts: Parts) -> dict[str, Any]:
         ("mountLabel", parts.mount_label),
         ("rootfsPropagation", parts.rootfs_propagation),
         ("seccomp", parts.seccomp),
-        # Runtimes want to know the maps of a namespace that they join, too.
         ("uidMappings", mounts_part.mappings(parts.uid_map)),
         ("gidMappings", mounts_part.mappings(parts.gid_map)),
     ):

@@ -209,6 +209,30 @@ def test_user_namespace(node: Node) -> None:
         node.pod(linux=linux(userns=pb.UserNamespace(mode=pb.CONTAINER)))
 
 
+def test_user_namespace_with_a_shared_pid_namespace(node: Node) -> None:
+    """The pause process lives in it as well, below directories that others may not list."""
+    maps = [pb.IDMapping(container_id=0, host_id=200_000, length=65536)]
+    pod = node.pod(linux=linux(pid="POD", userns=pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)))
+    said = node.sh(pod, "cat /proc/1/cmdline; echo; cat /proc/1/uid_map /proc/self/uid_map")
+    assert said.split("\n", 1)[0].startswith("/pause")
+    assert said.split()[1:] == ["0", "200000", "65536"] * 2
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([(0, 200_000, 100), (9, 1, 9)], "overlap"),
+        ([(0, 200_000, 100), (100, 200_099, 1)], "overlap"),
+        ([(1, 200_000, 100)], "leave out id 0"),
+        ([(0, 1 << 31, 1 << 31)], "highest id"),
+    ],
+)
+def test_id_maps_that_no_kernel_takes(node: Node, pairs: list[tuple[int, int, int]], words: str) -> None:
+    maps = [pb.IDMapping(container_id=c, host_id=h, length=n) for c, h, n in pairs]
+    with refused(Code.INVALID_ARGUMENT, words):
+        node.pod(linux=linux(userns=pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)))
+
+
 # --- files, sysctls, cgroups ------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,13 @@ class Files:
         except OSError as e:
             raise translated(e, "made", path) from e
 
+    async def let_through(self, path: str, top: str) -> None:
+        """Let everybody walk through a directory of ours and its parents up to ``top``, for user namespaces' roots."""
+        try:
+            await offload("mount", _let_through, path, top)
+        except OSError as e:
+            raise translated(e, "opened for user namespaces", path) from e
+
     async def remove(self, path: str) -> None:
         """Remove a file, link or tree of ours; a mount below makes it fail rather than be emptied."""
         try:
@@ -140,6 +147,14 @@ def _make_dirs(path: str, mode: int, owner: tuple[int, int] | None) -> None:
     os.chmod(path, mode)
     if owner is not None:
         os.chown(path, *owner)
+
+
+def _let_through(path: str, top: str) -> None:
+    while path == top or path.startswith(top.rstrip("/") + "/"):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o111 != 0o111:
+            os.chmod(path, mode | 0o111)
+        path = os.path.dirname(path)
 
 
 def _remove(path: str) -> None:

@@ -16,6 +16,7 @@ from pycrio.obs import log as obslog
 
 log = obslog.get("runtime")
 PROBE_TIMEOUT = 10.0
+_RUNC = "org.opencontainers.runc.version"
 
 
 class Handlers:
@@ -48,12 +49,17 @@ async def probe(handler: Handler) -> Handler:
     """The handler with the features that its runtime reports; a runtime without the command has none."""
     document = await _features(handler)
     linux = document.get("linux") or {}
-    idmap = ((linux.get("mountExtensions") or {}).get("idmap") or {}).get("enabled")
+    extensions = linux.get("mountExtensions") or {}
+    idmap = (extensions.get("idmap") or {}).get("enabled")
+    # runc 1.1 and crun take the maps of a namespace that is joined from the config; runc since 1.2, which is the first
+    # to tell about mount extensions, reads them from the namespace and warns of both.
+    reads_maps = bool(extensions) and _RUNC in (document.get("annotations") or {})
     return replace(
         handler,
         oci_max=str(document.get("ociVersionMax", "")),
         recursive_read_only="rro" in (document.get("mountOptions") or ()),
         idmap_mounts=bool(idmap),
+        wants_joined_maps=not reads_maps,
     )
 
 

@@ -69,8 +69,8 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         seccomp=await artifacts.seccomp(node, making, first.capabilities.get("bounding", ())),
         mount_label=labels.mount or pod.selinux_mount_label,
         rootfs_propagation=plan.rootfs_propagation,
-        uid_map=pod.uid_map,
-        gid_map=pod.gid_map,
+        uid_map=pod.uid_map if handler.wants_joined_maps else (),
+        gid_map=pod.gid_map if handler.wants_joined_maps else (),
     )
 
 

@@ -36,6 +36,8 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     handler = host.handlers.get(pod.handler)
     root = f"{pod.run_dir}/pause-root"
     await host.files.make_dirs(root, 0o755)
+    if pod.uid_map:
+        await host.files.let_through(root, host.options.run_root)
     program = await host.files.read(host.options.pause_program, 1 << 20)
     if program is None:
         raise FileNotFoundError(host.options.pause_program)
@@ -88,6 +90,8 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             hostname=pod.hostname,
             mounts=[
                 OciMount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+                # for the standard device nodes, which the root of a user namespace may not make on disk
+                OciMount("/dev", "tmpfs", "tmpfs", ("nosuid", "noexec", "strictatime", "mode=755", "size=64k")),
             ],
             namespaces=namespace_documents(pod.namespaces, NamespaceMode.CONTAINER, "", host.cgroups.unified()),
             cgroup_path=host.cgroups.container_path(pod.cgroup_parent, pod.id),
@@ -95,7 +99,7 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             annotations={"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": pod.id},
             seccomp=host.security.seccomp(profile, False, handler),
             mount_label=pod.selinux_mount_label,
-            uid_map=pod.uid_map,
-            gid_map=pod.gid_map,
+            uid_map=pod.uid_map if handler.wants_joined_maps else (),
+            gid_map=pod.gid_map if handler.wants_joined_maps else (),
         )
     )

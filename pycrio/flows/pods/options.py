@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pycrio.errors import InvalidRequest
+from pycrio.flows.pods import idmaps
 from pycrio.flows.ports import Options, Workload
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig
