@@ -30,11 +30,11 @@ proto: ## generate the _pb packages from protos/
 lint: ## ruff, clang-format
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.c'); fi
+	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.[ch]'); fi
 
 format: ## rewrite in house style
 	$(PYTHON) -m ruff format .
-	clang-format -i $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.c')
+	clang-format -i $$(git ls-files 'csrc/*.[ch]' 'tests/c/*.c' 'tests/fuzz/*.[ch]')
 
 types: ## mypy strict
 	$(PYTHON) -m mypy
@@ -56,13 +56,14 @@ ctest: $(CTESTS) ## C unit tests under AddressSanitizer and UBSan
 	@for t in $(CTESTS); do echo "# $$t"; ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; echo "FAILED: $$t"; exit 1; }; \
 	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
 
-build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*/*.c csrc/*/*.h)
+build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/fuzz/*.h)
 	@mkdir -p $(@D)
 	clang -fsanitize=fuzzer $(CTEST_FLAGS) -Wno-unused-function $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
 
 fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
-	@for f in $(FUZZERS); do mkdir -p $$f.corpus; c=tests/fuzz/corpus/$$(basename $$f | sed s/^fuzz_//); \
-	  ./$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -rss_limit_mb=2048 $$f.corpus $$([ -d $$c ] && echo $$c) || exit 1; done
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; n=$${f##*/fuzz_}; c=tests/fuzz/corpus/$$n; d=tests/fuzz/dict/$$n.dict; \
+	  ./$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -rss_limit_mb=2048 $$([ -f $$d ] && echo -dict=$$d) \
+	  $$f.corpus $$([ -d $$c ] && echo $$c) || exit 1; done
 
 bench: ## benchmarks (pytest-benchmark)
 	$(PYTHON) -m pytest bench --benchmark-only -q

@@ -7,6 +7,7 @@
 #include "common/fd.h"
 #include "common/io.h"
 #include "common/path.h"
+#include "tar_mutator.h"
 #include "untar/archive.h"
 #include "untar/codec.h"
 #include "untar/dirs.h"
@@ -22,6 +23,12 @@
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+const char *__asan_default_options(void);
+
+/* Rings and buffers come and go with every input: freed ones that are kept for long are page faults all the time. */
+const char *__asan_default_options(void) {
+        return "quarantine_size_mb=4";
+}
 
 enum { PLAIN_MAX = 256 << 10, TEXT = 64 << 10 };
 
@@ -77,11 +84,7 @@ static void repair(uint8_t *p, size_t n) {
                 at += PC_TAR_BLOCK;
                 if (zero)
                         continue;
-                unsigned s = 0;
-                memset(b + 148, ' ', 8);
-                for (int i = 0; i < PC_TAR_BLOCK; i++)
-                        s += b[i];
-                (void) snprintf((char *) b + 148, 8, "%06o", s);
+                mut_sum(b);
                 int64_t size;
                 if (!pc_tar_header_only((char) b[156]) && pc_tar_number(b + 124, 12, &size) && size > 0 &&
                     size < PLAIN_MAX)
@@ -89,12 +92,13 @@ static void repair(uint8_t *p, size_t n) {
         }
 }
 
+/* What p holds, in a buffer of its own size, so that the sanitizer sees a byte too many. */
 static uint8_t *plain(const uint8_t *p, size_t n, size_t *ret_n) {
+        static uint8_t room[PLAIN_MAX];
         struct pc_err err;
         struct pc_codec *c = pc_codec_new(pc_codec_detect(p, n), 20);
-        uint8_t *out = malloc(PLAIN_MAX);
-        struct pc_span s = {.in = p, .in_left = n, .out = out, .out_left = PLAIN_MAX, .last = true};
-        check(c && out);
+        struct pc_span s = {.in = p, .in_left = n, .out = room, .out_left = PLAIN_MAX, .last = true};
+        check(c != NULL);
         for (size_t before = SIZE_MAX; s.out_left > 0 && s.in_left + s.out_left != before;) {
                 before = s.in_left + s.out_left;
                 if (pc_codec_run(c, &s, &err) < 0)
@@ -103,6 +107,9 @@ static uint8_t *plain(const uint8_t *p, size_t n, size_t *ret_n) {
         check(s.out_left <= PLAIN_MAX && s.in_left <= n);
         pc_codec_free(c);
         *ret_n = PLAIN_MAX - s.out_left;
+        uint8_t *out = malloc(*ret_n + !*ret_n);
+        check(out != NULL);
+        memcpy(out, room, *ret_n);
         return out;
 }
 
@@ -186,4 +193,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
               now.st_ctim.tv_nsec == outside.st_ctim.tv_nsec);
         check(entries_of(base, ".") == 1 && entries_of(base, "out") == 1);
         return 0;
+}
+
+/* Half of the time the fuzzer's own changes, else ones that know what a layer is; see tar_mutator.h. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed) {
+        mut_state = seed;
+        if (size < 1 || size > PLAIN_MAX || mut_next() % 2)
+                return LLVMFuzzerMutate(data, size, max);
+        if (!(data[0] & 4))
+                return 1 + mut_tar(data + 1, size - 1, max - 1);
+        size_t n, made = 0;
+        enum pc_codec_kind kind = pc_codec_detect(data + 1, size - 1);
+        if (kind == PC_CODEC_NONE)
+                return LLVMFuzzerMutate(data, size, max);
+        static uint8_t room[PLAIN_MAX];
+        uint8_t *tar = plain(data + 1, size - 1, &n);
+        memcpy(room, tar, n);
+        free(tar);
+        n = mut_tar(room, n, PLAIN_MAX);
+        made = mut_compress(mut_next() % 4 ? kind : PC_CODEC_GZIP + mut_next() % 2, room, n, data + 1, max - 1);
+        return made ? 1 + made : LLVMFuzzerMutate(data, size, max);
 }
