@@ -59,7 +59,7 @@ class Manager:
         self.send("STOPPING=1")
 
     def watchdog_period(self) -> float:
-        """Seconds between pings, half of what the manager allows; 0 without a watchdog or with one below a second, which
+        """Seconds between pings, half of what the manager allows; 0 without one or with one below a second, which
         nobody means."""
         return self.patience / 2 if self.patience > 1 else 0.0
 

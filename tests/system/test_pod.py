@@ -19,12 +19,13 @@ import pytest
 
 from pycrio.api._pb import api_pb2 as pb
 from tests.fixtures_registry import free_port
-from tests.isolation import Isolation
+from tests.isolation import Isolation, mount, unmount
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, linux, refused, secured
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("no_leaks")]
 Code = grpc.StatusCode
+NOSUID, NODEV, NOEXEC = 2, 4, 8
 ALLOWED = '\nallowed_annotations = ["shm-size.crio.io", "io.kubernetes.cri-o.userns-mode"]\n'
 
 
@@ -162,6 +163,27 @@ def test_shared_pid_namespace_has_the_pause_program_as_init(node: Node) -> None:
     node.exec(first, "sh", "-c", "(sleep 0 & exec sleep 0) &")
     zombies = ["sh", "-c", "ps -o stat,comm | grep -c '^Z'"]
     eventually(lambda: bytes(node.exec(first, *zombies).stdout).strip() == b"0")
+
+
+def test_pause_program_runs_where_the_run_directory_forbids_programs(images: Pushed, isolation: Isolation) -> None:
+    """As systemd and Debian's initramfs mount /run: no devices, nothing to execute."""
+
+    def prepare(directory: str) -> str:
+        os.mkdir(f"{directory}/run")
+        mount("tmpfs", f"{directory}/run", "tmpfs", NOSUID | NODEV | NOEXEC)
+        return ""
+
+    other = make_node(images, isolation, prepare=prepare)
+    try:
+        pod = other.pod(linux=linux(pid="POD"))
+        said = bytes(other.exec(other.start(pod, "sleep", "1001"), "ps").stdout).decode()
+        assert "/pause" in said.splitlines()[1]
+        other.clear()
+    finally:
+        assert other.daemon.stop() == 0
+        other.cri.close()
+        unmount(f"{other.dir}/run")
+        other.daemon.clean()
 
 
 def test_death_of_the_init_makes_a_pod_not_ready(node: Node) -> None:

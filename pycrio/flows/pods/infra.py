@@ -38,10 +38,7 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     await host.files.make_dirs(root, 0o755)
     if pod.uid_map:
         await host.files.let_through(root, host.options.run_root)
-    program = await host.files.read(host.options.pause_program, 1 << 20)
-    if program is None:
-        raise FileNotFoundError(host.options.pause_program)
-    await host.files.write(f"{root}/pause", program, 0o755)
+    await host.files.write(f"{root}/pause", b"", 0o755)  # the place of the program's mount
     for place in ("proc", "dev"):  # runtimes differ in whether they make what they need
         await host.files.make_dirs(f"{root}/{place}")
     await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
@@ -90,6 +87,8 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             hostname=pod.hostname,
             mounts=[
                 OciMount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+                # where it was installed, since nothing can be executed below many hosts' /run (noexec)
+                OciMount("/pause", "bind", host.options.pause_program, ("bind", "ro", "nosuid", "nodev")),
                 # for the standard device nodes, which the root of a user namespace may not make on disk
                 OciMount("/dev", "tmpfs", "tmpfs", ("nosuid", "noexec", "strictatime", "mode=755", "size=64k")),
             ],
