@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pycrio import wiring
@@ -99,6 +99,7 @@ class Daemon:
             self._pages(node),
         )
         exporter = await self._exporter()
+        end_tracing = await self._tracing()
         targets = await server.start()
         front = Front(listener.fileno(), targets.grpc, targets.http)
         front.start()
@@ -123,6 +124,7 @@ class Daemon:
                 await streams.close()
             if exporter is not None:
                 await exporter.close()
+            await end_tracing()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -186,6 +188,33 @@ class Daemon:
         await exporter.start()
         return exporter
 
+    async def _tracing(self) -> Callable[[], Awaitable[None]]:
+        """Trace if that is configured; how to end it."""
+        c = self.config
+        if not c.flag("crio.tracing.enable_tracing"):
+            return _nothing
+        from pycrio.obs import trace
+
+        def make() -> Any:
+            from pycrio.obs.otlp import TraceSettings, Tracing  # late and in a thread: half a second of imports
+
+            return Tracing(
+                TraceSettings(
+                    endpoint=c.text("crio.tracing.tracing_endpoint"),
+                    rate=c.number("crio.tracing.tracing_sampling_rate_per_million"),
+                    version=str(version.facts(False)["version"]),
+                )
+            )
+
+        tracing = await pools.offload("proc", make)
+        stop = trace.start(tracing)
+
+        async def end() -> None:
+            stop()
+            await pools.offload("proc", tracing.close)
+
+        return end
+
     def _pages(self, node: Node) -> Pages:
         return Pages(
             config=lambda: render.document(self.config),
@@ -244,6 +273,10 @@ def _shrink() -> None:
     found = gc.collect()
     trim_malloc()
     log.info("Collected garbage", objects=found)
+
+
+async def _nothing() -> None:
+    """The end of what was not begun."""
 
 
 def _dump_stacks() -> None:

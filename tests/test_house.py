@@ -29,6 +29,7 @@ TOP = {"daemon", "wiring", "__main__", "commands", "lifecycle"}
 FOREIGN = {  # third-party packages that only these rooms may know
     "grpc": {"api", "daemon"},
     "google": {"api", "drivers.nri"},
+    "opentelemetry": {"obs"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What every call has in common: request id, log lines, metric, deadline, error class to gRPC status, cancellation.
+"""What every call has in common: request id, log, metric, trace, deadline, error class to gRPC status, cancellation.
 
 A caller's deadline ends the caller's wait, not a flow that makes or removes something: those run shielded and keep or
 undo what they finish (``SHIELDED``). Every other flow is cancelled with its caller.
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from pycrio import errors
 from pycrio.api.describe import describe
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 from pycrio.obs.metrics import metrics
 
 log = obslog.get("api")
@@ -75,6 +76,7 @@ SHIELDED = frozenset(
 """Calls whose flow outlives its caller. PullImage is not among them: the flow itself counts who still waits."""
 
 _WORTH_A_WARNING = frozenset({Code.UNKNOWN, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+_STATUS = "rpc.grpc.status_code"
 _DETAILS = 4096
 """Bytes of an error's text, percent-encoded as it travels: HTTP/2 peers refuse trailers of 8 KiB and more."""
 
@@ -109,12 +111,18 @@ class Boundary:
         """A handler for a call with one answer; ``path`` is ``/service/Method``."""
         name = path.rpartition("/")[2]
         shielded = name in SHIELDED
+        attributes = _attributes(path)
 
         async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             began = time.perf_counter()
             failed = True
             try:
-                with obslog.bind(id=str(uuid.uuid4()), name=path):
+                ident = str(uuid.uuid4())
+                with (
+                    obslog.bind(id=ident, name=path),
+                    trace.server(path, attributes, lambda: _carrier(context)) as span,
+                ):
+                    span.set("pycrio.request", ident)
                     request = await _checked(context, kind, raw)
                     flow = call(request, context.time_remaining())
                     answer = await _answered(context, self.shield(flow) if shielded else flow)
@@ -127,6 +135,7 @@ class Boundary:
 
     def stream(self, path: str, kind: type[Message], call: Stream) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler for a call with any number of answers."""
+        attributes = _attributes(path)
 
         async def send(request: Message, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             async with contextlib.aclosing(call(request, context.time_remaining())) as answers:
@@ -135,7 +144,9 @@ class Boundary:
             return b""
 
         async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            with obslog.bind(id=str(uuid.uuid4()), name=path):
+            ident = str(uuid.uuid4())
+            with obslog.bind(id=ident, name=path), trace.server(path, attributes, lambda: _carrier(context)) as span:
+                span.set("pycrio.request", ident)
                 request = await _checked(context, kind, raw)
                 sending = asyncio.get_running_loop().create_task(send(request, context))
                 self._sending.add(sending)
@@ -177,6 +188,18 @@ class Boundary:
         return len(self._running)
 
 
+def _attributes(path: str) -> trace.Attributes:
+    """Of a call's span (OpenTelemetry semantic conventions for gRPC servers); the status is that of success."""
+    _, service, method = path.split("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, _STATUS: Code.OK.value[0]}
+
+
+def _carrier(context: grpc.aio.ServicerContext[bytes, bytes]) -> trace.Carrier:
+    """The caller's trace context."""
+    metadata = context.invocation_metadata() or ()
+    return {str(key): value for key, value in metadata if key in trace.HEADERS and isinstance(value, str)}
+
+
 async def _checked(context: grpc.aio.ServicerContext[bytes, bytes], kind: type[Message], raw: bytes) -> Message:
     """The decoded request, logged; the call is aborted when it is none."""
     try:
@@ -195,6 +218,7 @@ async def _answered(context: grpc.aio.ServicerContext[bytes, bytes], flow: Await
         answer = await flow
     except asyncio.CancelledError:
         log.debug("Request cancelled: its caller has left or its deadline has passed")
+        trace.failed("its caller has left or its deadline has passed", {_STATUS: Code.CANCELLED.value[0]})
         raise
     except Exception as e:
         await _abort(context, e)
@@ -213,6 +237,7 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Excepti
         log.warning("Request failed", code=code.name, error=text)
     else:
         log.debug(f"Response error: {text}", code=code.name)
+    trace.failed(text, {_STATUS: code.value[0]})
     await context.abort(code, text)
 
 

@@ -169,7 +169,8 @@ def _workload(config: Config, workload: WorkloadConf) -> list[Fault]:
 
 
 def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
-    """What does not fit this host, for a daemon that is about to start: devices, helper programs, the default handler.
+    """What does not fit this host, for a daemon that is about to start: devices, helper programs, optional
+    parts of Python, the default handler.
 
     A configured monitor that is not there is no fault: pycrio brings its own, and takes it with a warning. Reads the
     file system, changes nothing.
@@ -188,6 +189,8 @@ def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
             say("crio.runtime.additional_devices", f"{source!r} is neither a device nor a directory of devices")
     if config.text("crio.runtime.infra_ctr_cpuset") and shutil.which("taskset", path=path) is None:
         say("crio.runtime.infra_ctr_cpuset", "needs the program taskset in PATH")
+    if config.flag("crio.tracing.enable_tracing") and not _tracing_installed():
+        say("crio.tracing.enable_tracing", "needs OpenTelemetry, which is not installed: pip install 'pycrio[tracing]'")
     handler = config.default_handler
     prefix = f"{RUNTIMES}.{handler.name}"
     program = handler.runtime_path or handler.name
@@ -196,6 +199,15 @@ def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
     if handler.seccomp_profile and not os.access(handler.seccomp_profile, os.R_OK):
         say(prefix + ".seccomp_profile", f"{handler.seccomp_profile!r} cannot be read")
     return faults
+
+
+def _tracing_installed() -> bool:
+    from importlib.util import find_spec  # late: only where tracing is on
+
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.grpc")))
+    except ModuleNotFoundError:  # of a package above
+        return False
 
 
 def _is_device(path: str) -> bool:

@@ -5,6 +5,7 @@
             ...
 
 A step outside a flow records nothing. Tasks started inside a flow record into it as well. Times are nanoseconds.
+Of a call that is traced, flows and steps are spans too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
+
+from pycrio.obs import trace
 
 KEPT = 32  # finished flows per kind
 MAX_STEPS = 512  # per flow: an image may have hundreds of layers
@@ -33,7 +36,7 @@ class Step(NamedTuple):
 class Flow:
     """One flow; ``subject`` (an id or image name) may be set while it runs. ``duration`` is -1 until it has ended."""
 
-    __slots__ = ("_token", "at", "duration", "failed", "kind", "left_out", "origin", "steps", "subject")
+    __slots__ = ("_span", "_token", "at", "duration", "failed", "kind", "left_out", "origin", "steps", "subject")
 
     def __init__(self, kind: str, subject: str = "") -> None:
         self.kind = kind
@@ -44,8 +47,12 @@ class Flow:
         self.failed = False
         self.steps: list[Step] = []
         self.left_out = 0
+        self._span: trace.Opened | None = None
 
     def __enter__(self) -> Flow:
+        if trace.tracer is not None:
+            self._span = trace.span(self.kind)
+            self._span.__enter__()
         self._token = _current.set(self)
         self.at = time.time_ns()
         self.origin = _clock()
@@ -53,7 +60,7 @@ class Flow:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, failure: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.duration = _clock() - self.origin
         self.failed = kind is not None
@@ -63,31 +70,39 @@ class Flow:
         if ring is None:
             ring = _finished[self.kind] = deque(maxlen=KEPT)
         ring.append(self)
+        if self._span is not None:
+            self._span.set("pycrio.subject", self.subject)
+            self._span.__exit__(kind, failure, traceback)
+            self._span = None
 
 
 class step:
     """Context manager around one step of the flow that runs."""
 
-    __slots__ = ("_flow", "_name", "_start")
+    __slots__ = ("_flow", "_name", "_span", "_start")
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._flow = _current.get()
+        self._span: trace.Opened | None = None
 
     def __enter__(self) -> None:
+        if trace.tracer is not None:
+            self._span = trace.span(self._name)
+            self._span.__enter__()
         self._start = _clock()
 
     def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, failure: BaseException | None, traceback: TracebackType | None
     ) -> None:
         flow = self._flow
-        if flow is None:
-            return
-        if len(flow.steps) < MAX_STEPS:
+        if flow is not None and len(flow.steps) < MAX_STEPS:
             start = self._start
             flow.steps.append(Step(self._name, start - flow.origin, _clock() - start, kind is not None))
-        else:
+        elif flow is not None:
             flow.left_out += 1
+        if self._span is not None:
+            self._span.__exit__(kind, failure, traceback)
 
 
 _current: contextvars.ContextVar[Flow | None] = contextvars.ContextVar("pycrio.flow", default=None)

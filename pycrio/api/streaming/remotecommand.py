@@ -22,6 +22,7 @@ from pycrio.flows.descriptors import Reader, Writer
 from pycrio.flows.node_state import Node
 from pycrio.flows.ports import ExecSession
 from pycrio.obs import log as obslog
+from pycrio.obs.trace import Carrier
 
 log = obslog.get("streaming")
 
@@ -64,7 +65,8 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A session as asked for: the container, the command (none: attach) and the streams."""
+    """A session as asked for: the container, the command (none: attach) and the streams. ``trace``: the trace
+    of who asked."""
 
     container_id: str
     argv: tuple[str, ...]
@@ -72,6 +74,7 @@ class Wanted:
     stdout: bool
     stderr: bool
     tty: bool
+    trace: Carrier = field(default_factory=dict)
 
 
 async def serve(node: Node, wanted: Wanted, channels: Channels) -> None:

@@ -22,6 +22,7 @@ from pycrio.errors import ConfigError, InvalidRequest
 from pycrio.flows.containers import attach as attach_flow
 from pycrio.flows.node_state import Node
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("streaming")
 
@@ -118,10 +119,11 @@ class StreamServer:
 
     async def port_forward(self, request: pb.PortForwardRequest) -> str:
         """See ``Streams``. Whether there is such a pod is looked at when the client connects."""
-        return self._url("portforward", Forward(request.pod_sandbox_id, tuple(request.port)))
+        return self._url("portforward", Forward(request.pod_sandbox_id, tuple(request.port), trace.carrier()))
 
     def _wanted(self, ident: str, request: pb.ExecRequest | pb.AttachRequest, argv: tuple[str, ...]) -> Wanted:
-        return Wanted(ident, argv, request.stdin, request.stdout, request.stderr, request.tty)
+        streams = (request.stdin, request.stdout, request.stderr, request.tty)
+        return Wanted(ident, argv, *streams, trace.carrier())
 
     def _url(self, kind: str, session: Wanted | Forward) -> str:
         assert self._tokens is not None, "the server has been started"
@@ -178,12 +180,15 @@ class StreamServer:
         spdy, websocket = request.wants(spdy_channels.UPGRADE), request.wants("websocket")
         if not spdy and not websocket:
             raise Refused(400, "only an upgrade to SPDY/3.1 or WebSocket is served here")
-        if isinstance(session, Forward):
-            serve = sessions.spdy_forward if spdy else sessions.websocket_forward
-            await serve(self._node, request, session, connection)
-        else:
-            serve_command = sessions.spdy_command if spdy else sessions.websocket_command
-            await serve_command(self._node, request, session, connection)
+        # In the trace of the CRI's call, not of this connection: a client behind the API server has none to tell.
+        about = {"network.protocol.name": "spdy" if spdy else "websocket"}
+        with trace.server(f"{_kind(session)} session", about, session.trace):
+            if isinstance(session, Forward):
+                serve = sessions.spdy_forward if spdy else sessions.websocket_forward
+                await serve(self._node, request, session, connection)
+            else:
+                serve_command = sessions.spdy_command if spdy else sessions.websocket_command
+                await serve_command(self._node, request, session, connection)
 
 
 def _kind(session: Wanted | Forward) -> str:

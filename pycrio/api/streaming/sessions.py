@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pycrio.api.streaming import portforward, remotecommand, spdy, spdy_channels, websocket
@@ -16,6 +16,7 @@ from pycrio.api.streaming.spdy_session import Session
 from pycrio.api.streaming.websocket import Channel, Tunnel, WebSocket, WebSocketError
 from pycrio.flows.node_state import Node
 from pycrio.obs import log as obslog
+from pycrio.obs.trace import Carrier
 
 log = obslog.get("streaming")
 
@@ -34,10 +35,11 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A port-forward as asked for; ``ports`` matter to WebSocket clients only."""
+    """A port-forward as asked for; ``ports`` matter to WebSocket clients only. ``trace``: the trace of who asked."""
 
     pod_id: str
     ports: tuple[int, ...]
+    trace: Carrier = field(default_factory=dict)
 
 
 async def spdy_command(node: Node, request: Request, wanted: Wanted, connection: Connection) -> None:

@@ -22,6 +22,7 @@ from pycrio.errors import NotFound, RuntimeFailure, StoreFailure, Timeout
 from pycrio.model.container import ExitReport
 from pycrio.model.requests import MonitorReport, MonitorRequest
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("monitor")
 REPORT_LIMIT = 1 << 20
@@ -94,6 +95,10 @@ class Monitors:
         On failure, timeout and cancellation the monitor is killed and the runtime's half-made container is left to the
         caller's ``runtime.delete``.
         """
+        with trace.span("monitor create", {"process.executable.path": request.handler.monitor_path}):
+            return await self._create(request)
+
+    async def _create(self, request: MonitorRequest) -> MonitorReport:
         sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
         start_read, start_write = os.pipe2(os.O_CLOEXEC)
         said = os.memfd_create("monitor-stderr")  # until it has gone to the background, where it has other ways

@@ -13,6 +13,7 @@ from pycrio._native.run import run
 from pycrio.drivers.network.rules import V4, V6, Rule
 from pycrio.errors import NetworkFailure
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("hostport")
 PORTS, PORT = "KUBE-HOSTPORTS", "KUBE-HP-"
@@ -31,7 +32,8 @@ _PROBE = {
 async def _call(family: int, what: str, *arguments: str, stdin: str = "") -> str:
     name = f"{_WORDS[family]}-{what}".rstrip("-")
     try:
-        done = await run([name, *arguments], stdin=stdin.encode(), timeout=TIMEOUT)
+        with trace.span(name):
+            done = await run([name, *arguments], stdin=stdin.encode(), timeout=TIMEOUT)
     except NativeError as e:
         raise NetworkFailure(f"{name} cannot be executed: {e.strerror}") from e
     if done.timed_out:

@@ -15,6 +15,7 @@ from pycrio._native.run import run
 from pycrio.drivers.network.rules import V4, V6, Rule
 from pycrio.errors import NetworkFailure
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("hostport")
 TABLE = "crio-hostports"
@@ -29,7 +30,8 @@ class Missing(NetworkFailure):
 async def nft(*arguments: str, stdin: str = "") -> bytes:
     """Run the program. NetworkFailure with its words, Missing when there is none."""
     try:
-        done = await run(["nft", *arguments], stdin=stdin.encode(), timeout=TIMEOUT)
+        with trace.span("nft"):
+            done = await run(["nft", *arguments], stdin=stdin.encode(), timeout=TIMEOUT)
     except NativeError as e:
         raise Missing(f"nft cannot be executed: {e.strerror}") from e
     if done.timed_out:

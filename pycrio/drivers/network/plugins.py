@@ -14,6 +14,7 @@ from pycrio.drivers.network.conf import NetworkConf, find_plugin, runtime_conf
 from pycrio.drivers.network.results import normal
 from pycrio.errors import NetworkFailure, Timeout
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("cni")
 MAX_OUTPUT = 4 << 20
@@ -100,7 +101,9 @@ class Plugins:
         if not path:
             raise NetworkFailure(f"{name} is in none of {', '.join(self.directories)}: install it there")
         try:
-            done = await run([path], stdin=stdin, env=env, timeout=timeout, cap=MAX_OUTPUT)
+            with trace.span(f"CNI {kind} {verb}", {"process.executable.path": path}) as span:
+                done = await run([path], stdin=stdin, env=env, timeout=timeout, cap=MAX_OUTPUT)
+                span.set("process.exit.code", done.code)
         except NativeError as e:
             raise NetworkFailure(f"{name} cannot be executed at {path}: {e.strerror}") from e
         if done.timed_out:

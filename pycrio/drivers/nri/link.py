@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from pycrio.drivers.nri import frames
 from pycrio.drivers.nri._pb import ttrpc_pb2
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("nri")
 OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL = 0, 3, 8, 9, 12, 13
@@ -55,8 +56,17 @@ class Link(asyncio.Protocol):
     async def call(self, service: str, method: str, payload: bytes, timeout: float) -> bytes:
         """The answer's payload. CallError for a status other than OK; LinkLost, after which the link is closed, when no
         answer came in ``timeout`` seconds or the connection is gone; ValueError for a request that is too large."""
+        about = {"rpc.system": "ttrpc", "rpc.service": service, "rpc.method": method}
+        with trace.span(f"{service}/{method}", about, trace.CLIENT):
+            return await self._call(service, method, payload, timeout)
+
+    async def _call(self, service: str, method: str, payload: bytes, timeout: float) -> bytes:
         request = ttrpc_pb2.Request(
-            service=service, method=method, payload=payload, timeout_nano=max(1, int(timeout * 1e9))
+            service=service,
+            method=method,
+            payload=payload,
+            timeout_nano=max(1, int(timeout * 1e9)),
+            metadata=[ttrpc_pb2.Header(key=key, value=value) for key, value in trace.carrier().items()],
         )
         stream = self._next
         data = frames.encode(frames.PLUGIN_CONN, frames.Message(stream, frames.REQUEST, 0, request.SerializeToString()))

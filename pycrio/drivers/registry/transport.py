@@ -22,6 +22,7 @@ from pycrio.drivers.registry.proxies import proxy_for
 from pycrio.drivers.registry.settings import Settings
 from pycrio.drivers.registry.trouble import Trouble
 from pycrio.errors import ConfigError
+from pycrio.obs import trace
 
 if TYPE_CHECKING:
     import aiohttp
@@ -170,16 +171,22 @@ class Transport:
             proxy = proxy_for(url, self._settings.environ)
         except ConfigError as error:
             raise Trouble("tls", str(error)) from error
-        return await session.request(
-            "GET" if form is None else "POST",
-            URL(url, encoded=True),
-            headers=headers,
-            data=form,
-            allow_redirects=False,
-            ssl=context if context is not None else True,
-            proxy=proxy,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=self.idle),
-        )
+        method = "GET" if form is None else "POST"
+        # Until the head of the answer is there. The query stays out: it may hold signatures.
+        about = {"http.request.method": method, "server.address": parts.hostname or "", "url.path": parts.path}
+        with trace.span(method, about, trace.CLIENT) as span:
+            response = await session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=form,
+                allow_redirects=False,
+                ssl=context if context is not None else True,
+                proxy=proxy,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=self.idle),
+            )
+            span.set("http.response.status_code", response.status)
+            return response
 
     @property
     def idle(self) -> float:

@@ -18,7 +18,7 @@ from pycrio._native.base import NativeError
 from pycrio._native.pools import offload, submit
 from pycrio._native.run import Completed, run
 from pycrio.drivers.runtime import archive
-from pycrio.drivers.runtime.cli import Runtime, missing, said
+from pycrio.drivers.runtime.cli import Runtime, missing, said, traced
 from pycrio.errors import RuntimeFailure
 from pycrio.model.node import Handler
 from pycrio.model.requests import CaptureRequest
@@ -77,7 +77,8 @@ class Checkpoints:
         words += ["--leave-running", request.container_id]
         await offload("unpack", os.mkdir, images, 0o700)
         try:
-            done = await run(self._runtime.command(request.handler, *words), cap=1 << 20)
+            with traced(request.handler, "checkpoint"):
+                done = await run(self._runtime.command(request.handler, *words), cap=1 << 20)
         except NativeError as e:
             raise missing(request.handler, e) from e
         if done.code != 0:

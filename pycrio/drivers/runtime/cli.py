@@ -21,6 +21,7 @@ from pycrio.model.container import ExecResult
 from pycrio.model.node import Handler
 from pycrio.model.requests import ExecRequest
 from pycrio.obs import log as obslog
+from pycrio.obs import trace
 
 log = obslog.get("runtime")
 _STATE = ("state.json", "status")  # of runc and of crun
@@ -50,10 +51,11 @@ class Runtime:
         return [*self.settings.prefix, handler.path, f"--root={handler.root}", *systemd, *words]
 
     async def _call(self, handler: Handler, *words: str, stdin: bytes = b"") -> Completed:
+        command = self.command(handler, *words)
         try:
-            done = await run(
-                self.command(handler, *words), stdin=stdin, timeout=self.settings.call_timeout, cap=1 << 20
-            )
+            with traced(handler, words[0]) as span:
+                done = await run(command, stdin=stdin, timeout=self.settings.call_timeout, cap=1 << 20)
+                span.set("process.exit.code", done.code)
         except NativeError as e:
             raise missing(handler, e) from e
         if done.timed_out:
@@ -112,10 +114,11 @@ class Runtime:
         """
         with _Scratch(self.settings.scratch_dir, request.process) as scratch:
             words = ["exec", "--process", scratch.process, "--pid-file", scratch.pidfile, request.container_id]
+            command = self.command(request.handler, *words)
             try:
-                done = await run(
-                    self.command(request.handler, *words), timeout=request.timeout or None, cap=request.cap
-                )
+                with traced(request.handler, words[0]) as span:
+                    done = await run(command, timeout=request.timeout or None, cap=request.cap)
+                    span.set("process.exit.code", done.code)
             except NativeError as e:
                 raise missing(request.handler, e) from e
             except asyncio.CancelledError:
@@ -152,6 +155,11 @@ class Runtime:
         except BaseException:
             scratch.close()
             raise
+
+
+def traced(handler: Handler, verb: str) -> trace.Opened:
+    """A span around a verb of the runtime. Its arguments stay out: they hold what users run."""
+    return trace.span(f"{os.path.basename(handler.path)} {verb}", {"process.executable.path": handler.path})
 
 
 def refused(container_id: str, done: Completed) -> Exception:

@@ -22,7 +22,7 @@ from pycrio.flows.undo import Undo
 from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage
 from pycrio.model.pod import PodConfig
 from pycrio.obs import log as obslog
-from pycrio.obs import steps
+from pycrio.obs import steps, trace
 from pycrio.obs.metrics import metrics
 
 log = obslog.get("pull")
@@ -105,7 +105,8 @@ async def _transfer_all(
 
     async def one(layer: LayerDescriptor) -> T:
         async with node.downloads:
-            staged = await _transfer(node, image, layer, ways)
+            with trace.span("blob", {"oci.digest": layer.digest, "oci.size": layer.size}):
+                staged = await _transfer(node, image, layer, ways)
         undo.push(f"discard blob {layer.digest}", ways[1], staged)
         return staged
 

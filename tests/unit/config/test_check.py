@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import sys
+
+import pytest
 
 from pycrio.config import check
 from tests.unit.config.conftest import Load
@@ -40,3 +43,19 @@ def test_nothing_is_told_where_everything_fits(conf: Load, tmp_path: pathlib.Pat
     program.chmod(0o755)
     config = conf('[crio.runtime]\nadditional_devices = ["/dev/null", "/dev/pts"]\n')
     assert check.host_faults(config, {"PATH": str(tmp_path)}) == []
+
+
+def test_tracing_needs_its_extra(conf: Load, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "crun"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    config = conf("[crio.tracing]\nenable_tracing = true\n")
+    assert check.host_faults(config, {"PATH": str(tmp_path)}) == []
+    for name in [name for name in sys.modules if name.startswith("opentelemetry")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    (fault,) = check.host_faults(config, {"PATH": str(tmp_path)})
+    assert str(fault) == (
+        f"{tmp_path}/crio.conf:2: crio.tracing.enable_tracing: needs OpenTelemetry, which is not installed: "
+        "pip install 'pycrio[tracing]'"
+    )

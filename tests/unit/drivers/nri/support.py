@@ -37,7 +37,8 @@ class Refusal(Exception):
 
 class FakePlugin:
     """``handlers`` answer calls by method name with a message (or an awaitable of one); a method without handler gets
-    an empty answer, unless it is in ``missing``. ``calls`` are the methods in order, ``got`` each one's last request.
+    an empty answer, unless it is in ``missing``. ``calls`` are the methods in order, ``got`` each one's last request,
+    ``told`` its metadata.
     """
 
     everyone: ClassVar[list[FakePlugin]] = []
@@ -48,6 +49,7 @@ class FakePlugin:
         self.missing: set[str] = set()
         self.calls: list[str] = []
         self.got: dict[str, Any] = {}
+        self.told: dict[str, dict[str, str]] = {}
         self.closed = asyncio.Event()
         self.synchronized = asyncio.Event()
         self._next = 1
@@ -130,6 +132,7 @@ class FakePlugin:
         message = kind.FromString(request.payload)
         self.calls.append(request.method)
         self.got[request.method] = message
+        self.told[request.method] = {header.key: header.value for header in request.metadata}
         response = ttrpc_pb2.Response()
         try:
             response.payload = (await self._answer(request.method, message, answer)).SerializeToString()

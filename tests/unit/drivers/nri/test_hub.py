@@ -16,6 +16,7 @@ from pycrio.drivers.nri.settings import Validation
 from pycrio.errors import ConfigError, PluginFailure
 from pycrio.model.nri import Eviction, LimitChange, NriEvent
 from pycrio.model.resources import Resources
+from pycrio.obs import trace
 from tests.unit.drivers.nri.support import FakePlugin, Refusal, bits, container, joined, pod, runtime
 
 
@@ -166,6 +167,51 @@ async def test_contradictions_and_refusals(path: str) -> None:
         await one.leave()
         await joined(nri, 1)
         await nri.create(pod(), container(), allow)
+
+
+async def test_a_trace_goes_on_in_plugins(path: str) -> None:
+    begun: list[str] = []
+
+    class Noted:
+        """A tracer whose spans are their names."""
+
+        recording = True
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+            begun.append(name)
+
+        def server(self, name: str, attributes: trace.Attributes, carrier: trace.Carrier) -> Noted:
+            return Noted(name)
+
+        def child(self, name: str, kind: int, attributes: trace.Attributes) -> Noted:
+            return Noted(name)
+
+        def carrier(self) -> trace.Carrier:
+            return {"traceparent": f"of {self.name}"}
+
+        def set(self, key: str, value: trace.Value) -> None: ...
+
+        def event(self, name: str, attributes: trace.Attributes) -> None: ...
+
+        def fail(self, text: str) -> None: ...
+
+        def end(self) -> None: ...
+
+    async with runtime(path) as (nri, _):
+        plugin = await FakePlugin(events=bits(NriEvent.RUN_POD)).join(path)
+        await joined(nri, 1)
+        stop = trace.start(Noted("tracer"))
+        try:
+            with trace.server("call", {}, {}):
+                await nri.pod(NriEvent.RUN_POD, pod())
+        finally:
+            stop()
+        name = "nri.pkg.api.v1alpha1.Plugin/RunPodSandbox"
+        assert plugin.told["RunPodSandbox"] == {"traceparent": f"of {name}"}
+        assert begun == ["tracer", "call", name]
+        await nri.pod(NriEvent.RUN_POD, pod())
+        assert plugin.told["RunPodSandbox"] == {}
 
 
 async def test_events_reach_everybody_though_one_fails(path: str) -> None:
