@@ -152,6 +152,7 @@ async def _store_entries(node: Node) -> None:
         for handler in node.host.handlers.all():
             await node.host.runtime.delete(handler, entry.id)
         await node.host.monitors.forget_exit(entry.id)
+        await _unmount_below(node, posixpath.join(_run_base(node), entry.id))
         await node.host.rootfs.remove(entry.id)
 
 
@@ -169,7 +170,7 @@ async def _network(node: Node) -> None:
 
 async def _run_directories(node: Node) -> None:
     """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
-    base = posixpath.join(node.host.options.run_root, "overlay-containers")
+    base = _run_base(node)
     for name in await node.host.files.names(base):
         if name in node.pods or name in node.containers:
             continue
@@ -178,6 +179,15 @@ async def _run_directories(node: Node) -> None:
             continue
         for handler in node.host.handlers.all():
             await node.host.runtime.delete(handler, name)
-        for mount in await node.host.mounts.below(f"{base}/{name}"):
-            await node.host.mounts.unmount(mount)
+        await _unmount_below(node, f"{base}/{name}")
         await node.host.files.remove(f"{base}/{name}")
+
+
+def _run_base(node: Node) -> str:
+    return posixpath.join(node.host.options.run_root, "overlay-containers")
+
+
+async def _unmount_below(node: Node, path: str) -> None:
+    """Unmount what a flow that was cut off mounted there: shm of a pod, images of a container."""
+    for mount in await node.host.mounts.below(path):
+        await node.host.mounts.unmount(mount)

@@ -244,7 +244,7 @@ class FakeRootfs:
     async def create(self, entry: StoreEntry) -> ContainerDirs:
         await self._script.at("rootfs.create")
         self.kept[entry.id] = entry
-        return ContainerDirs(f"/run/store/{entry.id}/userdata", f"/var/store/{entry.id}/userdata")
+        return ContainerDirs(f"/run/store/overlay-containers/{entry.id}/userdata", f"/var/store/{entry.id}/userdata")
 
     async def mount(self, container_id: str) -> str:
         await self._script.at("rootfs.mount")
@@ -259,7 +259,7 @@ class FakeRootfs:
         await self._script.at("rootfs.remove")
         self.mounted.discard(container_id)
         if self._files is not None and container_id in self.kept:
-            await self._files.remove(f"/run/store/{container_id}")
+            await self._files.remove(f"/run/store/overlay-containers/{container_id}")
             await self._files.remove(f"/var/store/{container_id}")
         self.kept.pop(container_id, None)
 

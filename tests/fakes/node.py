@@ -39,8 +39,8 @@ class FakeHost:
         self.hostports = surroundings.FakeHostPorts(script)
         self.namespaces = surroundings.FakeNamespaces(script)
         self.cgroups = surroundings.FakeCgroups(script, self.table.monitored)
-        self.mounts = surroundings.FakeMounts(script)
         image_mounts: set[str] = set()
+        self.mounts = surroundings.FakeMounts(script, image_mounts)
         self.files = surroundings.FakeFiles(script, self.mounts.mounted, image_mounts)
         self.rootfs = images.FakeRootfs(script, self.files)
         self.rootfs.image_mounts = image_mounts

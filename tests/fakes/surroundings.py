@@ -292,10 +292,11 @@ class FakeFiles:
 
 
 class FakeMounts:
-    """Mounts by path."""
+    """Mounts by path; ``images`` are those that the store made."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, images: set[str] | None = None) -> None:
         self._script = script
+        self._images = set() if images is None else images
         self.mounted: set[str] = set()
 
     async def shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
@@ -311,9 +312,10 @@ class FakeMounts:
 
     async def unmount(self, path: str) -> None:
         self.mounted.discard(path)
+        self._images.discard(path)
 
     async def below(self, path: str) -> Sequence[str]:
-        return [m for m in self.mounted if m.startswith(f"{path}/")]
+        return [m for m in (*self.mounted, *self._images) if m.startswith(f"{path}/")]
 
     def propagation(self, path: str) -> str:
         return "shared"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from pycrio._native import ns
 from pycrio._native.base import NativeError
-from pycrio._native.pools import offload
+from pycrio._native.pools import offload, submit
 from pycrio.drivers.namespaces.idmap import Ranges
 from pycrio.errors import ExternalFailure, InvalidRequest, NetworkFailure, Unsupported
 from pycrio.model.requests import NamespaceRequest
@@ -43,23 +44,37 @@ class Namespaces:
         self._ranges = Ranges(settings.subuid, settings.subgid, settings.remap_user)
 
     async def create(self, request: NamespaceRequest) -> Mapping[str, str]:
-        """Make and pin; kind → path of the pin."""
+        """Make and pin; kind → path of the pin. A cancelled call leaves nothing."""
         name = str(uuid.uuid4())
         pins = {kind: os.path.join(self._dirs[kind], name) for kind in request.kinds}
+        making = submit(
+            "mount",
+            _create,
+            pins,
+            list(request.sysctls.items()),
+            request.hostname or None,
+            _triples(request.uid_map),
+            _triples(request.gid_map),
+        )
         try:
-            await offload(
-                "mount",
-                _create,
-                pins,
-                list(request.sysctls.items()),
-                request.hostname or None,
-                _triples(request.uid_map),
-                _triples(request.gid_map),
-            )
+            await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await self._unmake(making, pins)
+            raise
         except NativeError as e:
             text = f"namespaces of pod sandbox {request.pod_id} cannot be made: {e}"
             raise (InvalidRequest(text) if "sysctl" in e.step else ExternalFailure(text)) from e
         return pins
+
+    async def _unmake(self, making: asyncio.Future[None], pins: Mapping[str, str]) -> None:
+        """What a thread has begun it brings to its end (a few milliseconds): wait for that, and take it back."""
+        await asyncio.wait({making})
+        if making.cancelled() or making.exception() is not None:
+            return
+        try:
+            await self.remove(list(pins.values()))
+        except ExternalFailure as e:
+            log.warning("Namespaces of a cancelled request stay until the next start", error=str(e))
 
     async def remove(self, paths: Sequence[str]) -> None:
         """Unpin; those that are gone already are fine."""

@@ -121,8 +121,8 @@ async def _capture(node: Node, container: ContainerRecord, undo: Undo) -> Captur
     host = node.host
     at = now()
     directory = posixpath.join(container.persist_dir, f"{SCRATCH}{new_id()[:16]}")
-    await host.files.make_dirs(directory, 0o700)
     undo.push("remove capture", host.files.remove, directory)
+    await host.files.make_dirs(directory, 0o700)
     for name, document in (await _documents(node, container, at)).items():
         await host.files.write(f"{directory}/{name}", document, 0o600)
     await host.checkpoints.capture(
@@ -184,16 +184,16 @@ def timestamp(at: int) -> str:
 
 
 async def discard(node: Node, captured: Captured) -> None:
-    """Note the checkpoint in the record and remove the capture."""
-    container = node.containers.resolve(captured.container.id)
-    if container is not None:
-        node.containers.put(replace(container, checkpointed_at=captured.at))
+    """Remove the capture and note the checkpoint in the record."""
     try:
         await node.host.files.remove(captured.directory)
     except PycrioError as e:
         log.warning(
             "Scratch files of a checkpoint stay until the container goes", id=captured.container.id, error=str(e)
         )
+    container = node.containers.resolve(captured.container.id)
+    if container is not None:
+        node.containers.put(replace(container, checkpointed_at=captured.at))
 
 
 def known(node: Node, ident: str) -> ContainerRecord:

@@ -110,8 +110,8 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
                 pod = await _namespaces(node, pod, undo)
             pod = await _network(node, pod, undo)
             with steps.step("sandbox container runtime creation"):
-                await host.cgroups.make_pod(parent, ident)
                 undo.push("remove cgroup", host.cgroups.remove_pod, parent, ident)
+                await host.cgroups.make_pod(parent, ident)
                 if infra.needed(pod, host.options, handler):
                     pod = await infra.start(node, pod, undo)
             await node.plugins.run_pod(pod, undo)
@@ -160,19 +160,20 @@ async def _files(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     """Run and log directories, hostname and resolv.conf, and the shm mount."""
     files, config = node.host.files, pod.config
     owner = (root_of(pod.uid_map), root_of(pod.gid_map))
-    await files.make_dirs(pod.log_directory, 0o700)
+    # Cancelled, such a call is brought to its end all the same: its undo is there before it.
     if not config.log_directory:
         undo.push("remove log directory", files.remove, pod.log_directory)
-    await files.make_dirs(pod.run_dir, 0o711)
+    await files.make_dirs(pod.log_directory, 0o700)
     undo.push("remove run directory", files.remove, posixpath.dirname(pod.run_dir))
+    await files.make_dirs(pod.run_dir, 0o711)
     await files.write(f"{pod.run_dir}/hostname", pod.hostname.encode() + b"\n", 0o644, owner)
     await files.write(f"{pod.run_dir}/resolv.conf", await _resolv_conf(node, config.dns), 0o644, owner)
     if config.security.namespaces.ipc is NamespaceMode.NODE:
         return replace(pod, shm_path="/dev/shm")
     shm = f"{pod.run_dir}/shm"
     size = shm_size(config, node.host.handlers.get(pod.handler), node.host.options)
-    await node.host.mounts.shm(shm, size, pod.selinux_mount_label, owner)
     undo.push("unmount shm", node.host.mounts.unmount, shm)
+    await node.host.mounts.shm(shm, size, pod.selinux_mount_label, owner)
     return replace(pod, shm_path=shm)
 
 
