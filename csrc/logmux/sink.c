@@ -76,6 +76,8 @@ static int shift_files(struct pc_sink *s, struct pc_err *reterr) {
         int last = 1;
         while (last < keep && numbered(to, s->path, last) && access(to, F_OK) == 0)
                 last++;
+        if (last < keep && errno != ENOENT) /* not known to be absent: it must not be overwritten */
+                return pc_fail_errno(reterr, "rotate log file", to);
         for (int i = last; i >= 1; i--) {
                 if (!numbered(to, s->path, i) ||
                     !(i == 1 ? suffixed(from, s->path, "") : numbered(from, s->path, i - 1)))
@@ -107,6 +109,7 @@ int pc_sink_reopen(struct pc_sink *s, struct pc_err *reterr) {
         (void) close(s->fd);
         s->fd = steal_fd(&fd);
         s->written = 0;
+        s->overdue = false;
         return 0;
 }
 
@@ -143,13 +146,26 @@ static int append(struct pc_sink *s, const char *buf, size_t n) {
 }
 
 /* A file that outgrew its limit and cannot be replaced (its directory is gone, say) is emptied instead: the limit
- * is a promise about disk space. */
+ * is a promise about disk space. Where its lines were to be kept that comes only at twice the limit: what was in the
+ * way may be gone by then. */
 static void make_room(struct pc_sink *s) {
         struct pc_err ignored;
         if (pc_sink_reopen(s, &ignored) == 0 || (s->limits.rotate && ignored.code == EPERM))
                 return;
-        if (ftruncate(s->fd, 0) == 0)
+        if (s->limits.rotate && !s->overdue) {
+                s->overdue = true;
+                return;
+        }
+        if (ftruncate(s->fd, 0) == 0) {
                 s->written = 0;
+                s->overdue = false;
+        }
+}
+
+/* Bytes that still fit into this file. */
+static int64_t room_left(const struct pc_sink *s) {
+        int64_t most = s->limits.size_max, extra = s->overdue ? most : 0;
+        return most - s->written + extra;
 }
 
 int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, bool flush, char *work,
@@ -171,7 +187,7 @@ int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in,
                 }
                 bool capped = false;
                 if (s->limits.size_max > 0 && s->written > 0) {
-                        int64_t room = s->limits.size_max - s->written;
+                        int64_t room = room_left(s);
                         capped = room < (int64_t) cap;
                         if (capped)
                                 l.cap = room < 0 ? 0 : (size_t) room;
@@ -189,8 +205,9 @@ int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in,
                         if (made == 0)
                                 break;
                         if (s->written > 0) {
+                                bool overdue = s->overdue;
                                 make_room(s);
-                                if (s->written == 0)
+                                if (s->written == 0 || s->overdue != overdue)
                                         continue;
                         } /* else one line larger than the limit: it gets a file of its own */
                 }

@@ -22,6 +22,7 @@ struct pc_sink {
         int64_t total;
         uint64_t dropped; /* input bytes lost to errors or to total_max */
         int failing;      /* errno of the last write, 0 when it worked */
+        bool overdue;     /* could not be rotated at its limit: tried again at twice as much */
 };
 
 #define PC_SINK_NONE ((struct pc_sink){.fd = -1})

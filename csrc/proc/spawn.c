@@ -1,5 +1,6 @@
 /* The parent's half of pc_spawn: check and prepare, clone, judge the outcome. */
 #include "common/fd.h"
+#include "common/sys.h"
 #include "proc/child.h"
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -80,10 +81,12 @@ static int start_child(struct pc_child *c, char *stack, int *ret_pidfd) {
             .stack_size = STACK_SIZE,
             .cgroup = cgroup ? (uint64_t) c->spawn->cgroup_fd : 0,
         };
-        long pid = clone3_call(&args, c);
+        long pid = pc_fault_hit("clone3") ? -errno : clone3_call(&args, c);
         if (pid == -ENOSYS) {
                 c->join_cgroup = cgroup;
-                pid = clone(pc_child_main, stack + STACK_SIZE, (int) flags | SIGCHLD, c, ret_pidfd);
+                pid = pc_fault_hit("clone")
+                          ? -1
+                          : clone(pc_child_main, stack + STACK_SIZE, (int) flags | SIGCHLD, c, ret_pidfd);
                 if (pid < 0)
                         pid = -errno;
         }
