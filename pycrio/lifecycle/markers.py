@@ -66,7 +66,7 @@ async def at_start(config: Config, node: Node) -> None:
 
 
 async def _wipe_inside(node: Node, images: bool) -> None:
-    used = {c.image_id for c in node.containers}
+    used = {c.image_id for c in node.containers} | mounted(node)
     for pod in node.pods:
         log.info("Wiping pod sandbox of an earlier boot or version", id=pod.id)
         try:
@@ -80,10 +80,16 @@ async def _wipe_inside(node: Node, images: bool) -> None:
     for image_id in sorted(filter(is_id, used)):
         try:
             await node.host.images.remove(image_id)
+            await node.host.artifacts.remove(image_id)
         except NotFound:
             continue
         except PycrioError as e:
             log.warning("Image not wiped, going on", id=image_id, error=str(e))
+
+
+def mounted(node: Node) -> set[str]:
+    """Images and artifacts that containers have as mounts."""
+    return {m.image.image_ref for c in node.containers for m in c.mounts if m.image is not None}
 
 
 def _begin(config: Config, now: str) -> None:
@@ -144,7 +150,9 @@ async def wipe(config: Config, force: bool) -> int:
     parts = await wiring.build(config, now)
     await parts.store.open()
     try:
-        used = set()
+        node = Node(parts.host, os.path.join(config.text("crio.runroot"), "pycrio", "state"))
+        node.containers.load()
+        used = mounted(node)
         for entry in await parts.host.rootfs.entries():
             used.add(entry.image_id)
             try:
@@ -155,6 +163,7 @@ async def wipe(config: Config, force: bool) -> int:
         for image_id in sorted(filter(is_id, used)) if images else ():
             try:
                 await parts.host.images.remove(image_id)
+                await parts.host.artifacts.remove(image_id)
                 log.info("Deleted image", id=image_id)
             except PycrioError as e:
                 log.error("Image not deleted, going on", id=image_id, error=str(e))

@@ -414,7 +414,7 @@ def unexplained(bench: Bench) -> list[str]:
         "root/artifacts": {"index.json", "index.lock", "oci-layout", "blobs", ".staging"},
         "root/artifacts/.staging": set(),
         "root/artifacts/blobs/sha256": kept_blobs(bench),
-        "run/overlay-layers": {"mountpoints.json", "mountpoints.lock", "pycrio-usage.json"},
+        "run/overlay-layers": {"mountpoints.json", "mountpoints.lock"},
     }
     out = []
     for directory, names in known.items():

@@ -10,6 +10,7 @@ import pathlib
 import random
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
@@ -108,6 +109,42 @@ def test_an_artifact_is_pulled_listed_mounted_protected_and_removed(node: Node, 
     node.cri.RemoveImage(image={"image": name})
     blobs = pathlib.Path(node.dir, "root/artifacts/blobs/sha256")
     assert os.listdir(blobs) == []
+
+
+def test_artifacts_count_as_images(node: Node, images: Pushed) -> None:
+    (before,) = node.cri.ImageFsInfo().image_filesystems
+    name = push_artifact(images, "art/heavy:1", {"heavy": os.urandom(3 << 20)})
+    pull(node, name)
+    (now,) = node.cri.ImageFsInfo().image_filesystems
+    assert 3 << 20 <= now.used_bytes.value - before.used_bytes.value < 4 << 20
+    assert now.inodes_used.value - before.inodes_used.value >= 3  # the file, its manifest and config
+    node.cri.RemoveImage(image={"image": name})
+    (last,) = node.cri.ImageFsInfo().image_filesystems
+    assert last.used_bytes.value - before.used_bytes.value < 1 << 20
+
+
+def test_wipe_takes_what_containers_were_made_of(images: Pushed, isolation: Isolation) -> None:
+    daemon = Daemon(short_directory())
+    daemon.insecure(images.registry.address)
+    daemon.start()
+    node = Node(daemon, isolation, images.busy)
+    try:
+        used, spare = (push_artifact(images, f"art/{n}:1", {n: n.encode()}) for n in ("used", "spare"))
+        for name in (images.busy, images.app, used, spare):
+            pull(node, name)
+        box = node.start(
+            node.pod(), "true", mounts=[{"container_path": "/a", "image": {"image": used}, "readonly": True}]
+        )
+        eventually(lambda: node.status(box).state == pb.CONTAINER_EXITED)
+        assert daemon.stop() == 0
+        wipe = [sys.executable, "-m", "pycrio", "-c", f"{daemon.dir}/crio.conf", "-d", f"{daemon.dir}/conf.d", "wipe"]
+        subprocess.run([*wipe, "--force"], check=True, capture_output=True)
+        daemon.start()
+        left = {tag for i in node.cri.ListImages().images for tag in i.repo_tags}
+        assert left == {images.app, spare}
+    finally:
+        node.cri.close()
+        daemon.clean()
 
 
 def test_sub_paths_and_writable_mounts_are_refused(node: Node, images: Pushed) -> None:

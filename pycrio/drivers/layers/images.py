@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -52,6 +53,7 @@ class Images:
         self._turn = turn
         self._parsed: dict[str, _Parsed] = {}
         self._stored: dict[str, StoredImage] = {}
+        self._measuring: asyncio.Task[tuple[FsUsage, FsUsage]] | None = None
         self._last: tuple[View, Sequence[StoredImage]] | None = None
 
     # --- reading ---
@@ -165,7 +167,11 @@ class Images:
 
     async def disk_use(self) -> tuple[FsUsage, FsUsage]:
         """Use of the image file system and of the container file system."""
-        return await look(self._disk_use)
+        # Measuring new layers may take a while. Whoever asks meanwhile waits for the same answer, not in a thread.
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.ensure_future(look(self._disk_use))
+            self._measuring.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._measuring)
 
     def _disk_use(self) -> tuple[FsUsage, FsUsage]:
         return self._usage.file_systems(self._index.view())

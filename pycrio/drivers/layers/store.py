@@ -42,7 +42,7 @@ class Store:
         turn = Turn(lambda: Trash(settings), self._reserve)
         usage = Usage(settings, self._overlay)
         self._turn = turn
-        self.layers = Layers(settings, self._index, self._overlay, self._mounter, usage, turn)
+        self.layers = Layers(settings, self._index, self._overlay, self._mounter, turn)
         self.images = Images(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.rootfs = Rootfs(settings, self._index, self._overlay, self._mounter, usage, turn)
         self.changes = Changes(self._index, self._overlay, self._mounter)

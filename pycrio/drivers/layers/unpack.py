@@ -27,7 +27,6 @@ from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.turn import Turn, guarded, settle
-from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import BadImage, Exhausted, NotFound, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
 from pycrio.obs import log as obslog
@@ -119,7 +118,6 @@ class Staged:
     content: Place
     split: Place
     compression: str = ""
-    entries: int = 0
 
     def remove(self) -> None:
         """Delete what is still there."""
@@ -132,13 +130,10 @@ class Staged:
 class Layers:
     """Read-only layers of images (port ``Layers``)."""
 
-    def __init__(
-        self, settings: Settings, index: Index, overlay: Overlay, mounter: Mounter, usage: Usage, turn: Turn
-    ) -> None:
+    def __init__(self, settings: Settings, index: Index, overlay: Overlay, mounter: Mounter, turn: Turn) -> None:
         self._settings = settings
         self._index = index
         self._overlay = overlay
-        self._usage = usage
         self._turn = turn
         self._mounter = mounter
         self._staged: dict[str, Staged] = {}
@@ -189,7 +184,6 @@ class Layers:
         _verify(layer, result)
         key = secrets.token_hex(8)
         staged.compression = result.compression
-        staged.entries = result.entries
         self._staged[key] = staged
         return UnpackedLayer(
             staging=key,
@@ -282,7 +276,6 @@ class Layers:
                 raise
             edit.put(record)
             edit.save()
-        self._usage.learn(layer_id, layer.diff_size, staged.entries)
 
     def _require(self, view: View, parent: str) -> None:
         if view.layer(parent) is None or self._overlay.find(parent) is None:

@@ -1,4 +1,7 @@
-"""Disk use, cheaply: image layers never change, so each is measured once; writable layers are walked now and then."""
+"""Disk use, cheaply: image layers never change, so each is measured once; writable layers are walked now and then.
+
+What others store (podman's containers) is measured as ours is.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import threading
 import time
 from dataclasses import dataclass
 
-from pycrio.drivers.layers.files import make_dir
-from pycrio.drivers.layers.index import View
+from pycrio.drivers.layers.index import VOLATILE, View
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord
 from pycrio.drivers.layers.settings import Settings
+from pycrio.drivers.layers.table import Rows
 from pycrio.model.stats import FsUsage
 
 # A walk is repeated at the earliest after this many times its own duration, and not within a second.
@@ -98,49 +101,49 @@ class _Measure:
 
 
 class Usage:
-    """Measured sizes. The figures of image layers survive a restart of the daemon in the run directory."""
+    """Measured sizes: bytes and inodes on disk, not what archives say of them.
+
+    A layer of an image is walked once, when its figures are wanted for the first time; they survive restarts in a file
+    at the store's root. So a question costs what was written since the last one, and writable layers now and then.
+    """
 
     def __init__(self, settings: Settings, overlay: Overlay) -> None:
         self._settings = settings
         self._overlay = overlay
-        self._path = f"{settings.run_layers_dir}/pycrio-usage.json"
+        self._path = f"{settings.root}/.pycrio-usage.json"
         self._layers: dict[str, tuple[int, int]] | None = None
         self._walks: dict[str, Walk] = {}
+        self._artifacts: tuple[tuple[int, int, int], tuple[int, int]] | None = None
         self._lock = threading.Lock()
-
-    def learn(self, layer_id: str, diff_size: int, entries: int) -> None:
-        """Note the figures of a layer that was just extracted."""
-        with self._lock:
-            known = self._known()
-            known[layer_id] = (diff_size, entries)
-            self._save(known)
 
     def _known(self) -> dict[str, tuple[int, int]]:
         if self._layers is None:
             self._layers = {}
-            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # a cache: measured anew when unusable
+            # A cache: measured anew when it is not usable.
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
                 with open(self._path, "rb") as f:
                     self._layers = {str(i): (int(size), int(count)) for i, (size, count) in json.load(f).items()}
         return self._layers
 
     def _save(self, known: dict[str, tuple[int, int]]) -> None:
-        with contextlib.suppress(OSError):  # a cache: without the file, layers are measured anew after a restart
-            make_dir(os.path.dirname(self._path))
-            # One name for all: a crash leaves nothing that somebody would have to collect.
+        # One temporary name for all: a crash leaves nothing that somebody would have to collect. A cache: where it
+        # cannot be written, layers are measured anew after a restart.
+        with contextlib.suppress(OSError):
             with open(f"{self._path}.tmp", "w", encoding="ascii") as f:
                 json.dump(known, f, separators=(",", ":"))
             os.rename(f"{self._path}.tmp", self._path)
 
-    def _layer(self, record: LayerRecord, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-        """Uncompressed bytes and entries of an image layer; of a foreign one by a walk, once."""
-        found = known.get(record.id)
+    def _layer(self, ident: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+        """Use of an image layer: its directory in the driver's home, and the description of its archive."""
+        found = known.get(ident)
         if found is None:
-            path = self._overlay.find(record.id)
+            path = self._overlay.find(ident)
             try:
-                size, inodes = walk(f"{path}/diff") if path else (0, 0)
+                size, inodes = walk(path) if path else (0, 0)
             except FileNotFoundError:
                 return 0, 0
-            found = known[record.id] = (record.diff_size if record.diff_size > 0 else size, inodes)
+            split = _file(f"{self._settings.layers_dir}/{ident}.tar-split.gz")
+            found = known[ident] = (size + split[0], inodes + split[1])
         return found
 
     def tree(self, path: str) -> Walk | None:
@@ -163,36 +166,76 @@ class Usage:
         self._walks.pop(path, None)
 
     def file_systems(self, view: View) -> tuple[FsUsage, FsUsage]:
-        """Use by images (their layers and data) and by containers (their layers and directories)."""
-        primary, place = view.layers[0].by_id, view.layers[0].place
-        containers = {c.layer for c in view.containers.by_id.values()}
-        image_size, image_inodes = self._plain(self._settings.images_dir)
-        size, inodes = self._plain(self._settings.containers_dir)
-        with self._lock:
-            known = self._known()
-            before = len(known)
-            for gone in known.keys() - primary.keys():
-                del known[gone]
-            changed = len(known) != before
-            for ident, record in primary.items():
-                if record.incomplete:
-                    continue
-                if ident in containers or place[ident] == 1:
-                    found = self.tree(f"{self._settings.home}/{ident}/diff")
-                    size, inodes = size + (found.size if found else 0), inodes + (found.inodes if found else 0)
-                else:
-                    changed |= ident not in known
-                    layer_size, layer_inodes = self._layer(record, known)
-                    image_size, image_inodes = image_size + layer_size, image_inodes + layer_inodes
-            if changed:
-                self._save(known)
-        now = time.time_ns()
+        """Use by images (their layers and data, artifacts) and by containers (their layers and directories)."""
         split = bool(self._settings.image_store)
+        containers = {c.layer for c in view.containers.by_id.values()}
+        kept, written = _Sum(), _Sum()
+        kept.add(self._plain(self._settings.images_dir))
+        written.add(self._plain(self._settings.containers_dir))
+        with self._lock:
+            # Artifacts are below the store's root, wherever images are.
+            (written if split else kept).add(self._artifact_files())
+            self._add_layers(view.layers[0], containers, kept, written)
+        now = time.time_ns()
         return (
-            FsUsage(now, self._settings.images_dir, image_size, image_inodes),
-            FsUsage(now, self._settings.containers_dir if split else self._settings.images_dir, size, inodes),
+            FsUsage(now, self._settings.images_dir, kept.size, kept.inodes),
+            FsUsage(
+                now,
+                self._settings.containers_dir if split else self._settings.images_dir,
+                written.size,
+                written.inodes,
+            ),
         )
+
+    def _add_layers(self, rows: Rows[LayerRecord], containers: set[str], kept: _Sum, written: _Sum) -> None:
+        known = self._known()
+        gone = known.keys() - rows.by_id.keys()
+        for ident in gone:
+            del known[ident]
+        before = len(known)
+        for ident, record in rows.by_id.items():
+            if record.incomplete:
+                continue
+            if ident in containers or rows.place[ident] == VOLATILE:
+                written.add(self._plain(f"{self._settings.home}/{ident}/diff"))
+            else:
+                kept.add(self._layer(ident, known))
+        if gone or len(known) != before:
+            self._save(known)
+
+    def _artifact_files(self) -> tuple[int, int]:
+        """Use of the artifacts' layout, whose content changes with its index only."""
+        directory = f"{self._settings.root}/artifacts"
+        try:
+            status = os.stat(f"{directory}/index.json")
+        except FileNotFoundError:
+            return self._plain(directory)
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._artifacts is None or self._artifacts[0] != stamp:
+            self._artifacts = (stamp, walk(directory))
+        return self._artifacts[1]
 
     def _plain(self, path: str) -> tuple[int, int]:
         found = self.tree(path)
         return (found.size, found.inodes) if found else (0, 0)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Bytes and inodes so far."""
+
+    size: int = 0
+    inodes: int = 0
+
+    def add(self, part: tuple[int, int]) -> None:
+        """Count something in."""
+        self.size += part[0]
+        self.inodes += part[1]
+
+
+def _file(path: str) -> tuple[int, int]:
+    """Use of one file; nothing when it is absent."""
+    try:
+        return os.stat(path).st_blocks * 512, 1
+    except FileNotFoundError:
+        return 0, 0

@@ -16,9 +16,12 @@ from pycrio.drivers.layers.check import Damage, Report
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.store import Store
 from pycrio.errors import InUse
+from pycrio.flows.containers.create import create
 from pycrio.flows.pods.run import run
 from pycrio.lifecycle import markers
-from tests.fakes.node import fake_node, pod_config
+from pycrio.model.image import ImageSpec
+from pycrio.model.mount import Mount
+from tests.fakes.node import container_config, fake_node, pod_config
 from tests.unit.drivers.layers.support import BUSY, EXTRA, make_image, make_tar, pull
 
 TWO = make_image("registry.test/two:1", [make_tar(BUSY), make_tar(EXTRA)])
@@ -91,6 +94,26 @@ async def test_pods_of_an_earlier_boot_go(config: Config, tmp_path: pathlib.Path
         await markers.at_start(config, node)
         assert len(node.pods) == 0
         assert not any(fake.held().values())
+
+
+async def test_images_and_artifacts_of_an_earlier_version_go(config: Config, tmp_path: pathlib.Path) -> None:
+    """Those that containers were made from or had as mounts; what only lay there is somebody else's."""
+    async with fake_node(str(tmp_path / "state")) as (node, fake):
+        fake.images.add()
+        used = fake.artifacts.add("registry.test/lab/used:1")
+        spare = fake.artifacts.add("registry.test/lab/spare:1")
+        pod = await run(node, pod_config(), "")
+        mount = Mount("/data", readonly=True, image=ImageSpec("registry.test/lab/used:1"))
+        await create(node, pod, container_config(mounts=(mount,)), pod_config())
+        assert markers.mounted(node) == {used.image.id}
+        await markers.at_start(changed_values(config, crio__version_file_persist=""), node)
+        assert await fake.artifacts.all() == [used, spare]
+        pod = await run(node, pod_config(), "")
+        await create(node, pod, container_config(mounts=(mount,)), pod_config())
+        os.unlink(tmp_path / "v/version")
+        await markers.at_start(config, node)
+        assert await fake.artifacts.all() == [spare]
+        assert await node.host.images.all() == []
 
 
 # --- the store ----------------------------------------------------------------------------------------------------

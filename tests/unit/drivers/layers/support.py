@@ -160,7 +160,7 @@ class FakeKernel:
         self.mounted.setdefault(target, []).append(what)
 
     def overlay(self, lowers, upper, work, target, options=(), *, classic=False) -> None:
-        assert classic is not self.probe()["lowerdir_plus"]
+        assert classic is not self.probe().get("lowerdir_plus", False)
         assert all(os.path.isdir(lower) or "/mapped/" in lower for lower in lowers)
         self._mount(target, "overlay", tuple(lowers), upper, work, tuple(options))
 
