@@ -77,6 +77,7 @@ class Daemon:
             log.info("Removed what an interrupted run left in the store", count=removed)
         await markers.repair_store(self.config, parts.store)
         await parts.security.open()
+        await parts.cpus.open()
         await parts.network.open()
         await parts.registry.open()
         return parts

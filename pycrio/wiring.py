@@ -12,8 +12,11 @@ from importlib import resources
 from pycrio.config.values import Config, HandlerConf, WorkloadConf
 from pycrio.drivers.artifacts.settings import Settings as ArtifactSettings
 from pycrio.drivers.artifacts.store import Artifacts
+from pycrio.drivers.cgroups.cpus import CpuGroups
 from pycrio.drivers.cgroups.manager import Cgroups
 from pycrio.drivers.cgroups.manager import Settings as CgroupSettings
+from pycrio.drivers.cpus.tuner import CpuTuner
+from pycrio.drivers.cpus.tuner import Settings as CpuSettings
 from pycrio.drivers.devices.host import Devices
 from pycrio.drivers.devices.host import Settings as DeviceSettings
 from pycrio.drivers.hooks.oci import Hooks
@@ -63,6 +66,7 @@ class Parts:
     cgroups: Cgroups
     security: Security
     nri: Nri
+    cpus: CpuTuner
 
 
 def program(name: str) -> str:
@@ -125,6 +129,12 @@ async def build(config: Config, version: str) -> Parts:
     runtime = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
     devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()
     nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation)
+    cpus = CpuTuner(
+        CpuSettings(
+            irqbalance=config.text("crio.runtime.irqbalance_config_file"),
+            restore=config.text("crio.runtime.irqbalance_config_restore_file"),
+        )
+    )
     host = Host(
         identity=Identity("cri-o", version),
         options=make_options(config),
@@ -144,6 +154,8 @@ async def build(config: Config, version: str) -> Parts:
         hostports=HostPorts(HostPortSettings()),
         namespaces=Namespaces(NamespaceSettings(config.text("crio.runtime.namespaces_dir"))),
         cgroups=cgroups,
+        cpus=cpus,
+        cpu_groups=CpuGroups(cgroups),
         security=security,
         devices=devices,
         hooks=Hooks(HookSettings(config.texts("crio.runtime.hooks_dir"))),
@@ -152,7 +164,7 @@ async def build(config: Config, version: str) -> Parts:
         mounts=mounts,
         processes=Processes(),
     )
-    return Parts(host, store, network, registry, cgroups, security, nri)
+    return Parts(host, store, network, registry, cgroups, security, nri, cpus)
 
 
 def nri_settings(config: Config, version: str) -> NriSettings:
@@ -302,6 +314,13 @@ def make_options(config: Config) -> Options:
         drop_infra_ctr=config.flag("crio.runtime.drop_infra_ctr"),
         infra_ctr_cpuset=config.text("crio.runtime.infra_ctr_cpuset"),
         shared_cpuset=config.text("crio.runtime.shared_cpuset"),
+        unbalance_ended=any(
+            "cpu-load-balancing.crio.io" in allowed
+            for allowed in (
+                *(h.allowed_annotations for h in config.handlers.values()),
+                *(w.allowed_annotations for w in config.workloads.values()),
+            )
+        ),
         enable_pod_events=config.flag("crio.runtime.enable_pod_events"),
         disable_hostport_mapping=config.flag("crio.runtime.disable_hostport_mapping"),
         hostnetwork_disable_selinux=config.flag("crio.runtime.hostnetwork_disable_selinux"),

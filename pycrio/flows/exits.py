@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
+from pycrio.flows.containers.tuning import take_back
 from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.event import Event, EventType
@@ -95,6 +96,7 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
     )
     node.containers.put(ended)
     await node.plugins.stopped(ended)
+    await take_back(node, container.id)
     node.live(container.id).exited.set()
     if oom:
         metrics.container_oom(container.name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pycrio.model.container import ExecResult, ExitReport
+from pycrio.model.cpus import CpuTuning
 from pycrio.model.image import (
     Artifact,
     Credentials,
@@ -396,6 +397,42 @@ class Cgroups(Protocol):
         """True on cgroup v2."""
 
 
+class CpuTuner(Protocol):
+    """CPUs of the host: where interrupts go, how deep they idle, how their frequency is governed.
+
+    What containers hold survives the daemon and is known to the next one. InvalidRequest, Unsupported or
+    ExternalFailure when CPUs cannot do it, nothing is changed then.
+    """
+
+    async def siblings(self, cpus: str) -> str:
+        """Those CPUs of a list that share a core with the first of them."""
+
+    async def tune(self, container_id: str, wanted: CpuTuning) -> None:
+        """Make a container's CPUs quiet, shallow or fast as it wants them."""
+
+    async def restore(self, container_id: str) -> None:
+        """Put back what ``tune`` changed, but for what another container holds as well."""
+
+    async def sweep(self, valid: Sequence[str]) -> None:
+        """Put back what containers hold that are not in ``valid``."""
+
+
+class CpuGroups(Protocol):
+    """CPUs of containers in the control group tree; groups are named as by ``Cgroups.container_path``.
+
+    ExternalFailure says what the kernel refused.
+    """
+
+    async def apply(self, path: str, wanted: CpuTuning) -> None:
+        """Isolate a container's CPUs from load balancing, lift its quota and its pod's, add shared CPUs."""
+
+    async def release(self, path: str, wanted: CpuTuning) -> None:
+        """Take back what outlives the container's group."""
+
+    async def unbalance(self, path: str) -> None:
+        """Keep an ended container's group from balancing load over CPUs that may have a new owner."""
+
+
 class Security(Protocol):
     """Profiles and labels of the host's security modules."""
 
@@ -616,6 +653,7 @@ class Options:
     drop_infra_ctr: bool = True
     infra_ctr_cpuset: str = ""
     shared_cpuset: str = ""
+    unbalance_ended: bool = False
     enable_pod_events: bool = False
     disable_hostport_mapping: bool = False
     hostnetwork_disable_selinux: bool = True
@@ -668,6 +706,8 @@ class Host:
     hostports: HostPorts
     namespaces: Namespaces
     cgroups: Cgroups
+    cpus: CpuTuner
+    cpu_groups: CpuGroups
     security: Security
     devices: Devices
     hooks: Hooks
@@ -684,6 +724,8 @@ __all__ = [
     "Changes",
     "Checkpoints",
     "ContainerDirs",
+    "CpuGroups",
+    "CpuTuner",
     "Devices",
     "ExecRequest",
     "ExecSession",

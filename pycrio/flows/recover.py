@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from pycrio.errors import PycrioError
 from pycrio.flows import exits
-from pycrio.flows.containers import capture
+from pycrio.flows.containers import capture, tuning
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
 from pycrio.flows.ports import Labels
@@ -62,6 +62,8 @@ async def _bounded(limit: asyncio.Semaphore, work: Awaitable[None]) -> None:
 async def _container(node: Node, container: ContainerRecord) -> None:
     if container.state is ContainerState.EXITED:
         node.live(container.id).exited.set()
+        if container.tuned:
+            await tuning.take_back(node, container.id)
         return
     if container.awaits_restore:
         await _half_restored(node, container)
@@ -130,6 +132,7 @@ async def collect_garbage(node: Node) -> None:
         host.hostports.sweep([p.id for p in node.pods if p.network_ready]),
         _network(node),
         _run_directories(node),
+        host.cpus.sweep([c.id for c in node.containers if c.tuned]),
         host.cgroups.sweep([*(p.id for p in node.pods), *(c.id for c in node.containers)]),
     ):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pycrio.model.cpus import CpuTuning
 from pycrio.model.image import ImageSpec
 from pycrio.model.mount import Device, Mount
 from pycrio.model.resources import Resources
@@ -59,7 +60,8 @@ class ContainerRecord:
     ``bundle`` is the OCI bundle directory, ``persist_dir`` the directory that outlives a reboot; ``image_id`` the
     store's id and ``image_ref`` the first repo digest or the id. ``mounts`` are the request's mounts as the status
     reports them. Times in nanoseconds since the epoch, 0: not yet. ``exit_code`` is -1 until known. ``restored_from``
-    is the directory with the checkpoint that it was made of ("": of none), which is there until the start.
+    is the directory with the checkpoint that it was made of ("": of none), which is there until the start. ``tuning``
+    is what it asks of its CPUs; ``tuned`` is true from before that is applied until it has been taken back.
     """
 
     id: str
@@ -96,6 +98,8 @@ class ContainerRecord:
     seccomp_path: str = ""
     privileged: bool = False
     paused: bool = False
+    tuning: CpuTuning | None = None
+    tuned: bool = False
 
     @property
     def awaits_restore(self) -> bool:

@@ -41,6 +41,8 @@ class FakeHost:
         self.cgroups = surroundings.FakeCgroups(script, self.table.monitored)
         image_mounts: set[str] = set()
         self.mounts = surroundings.FakeMounts(script, image_mounts)
+        self.cpus = surroundings.FakeCpus(script)
+        self.cpu_groups = surroundings.FakeCpuGroups(script)
         self.files = surroundings.FakeFiles(script, self.mounts.mounted, image_mounts)
         self.rootfs = images.FakeRootfs(script, self.files)
         self.rootfs.image_mounts = image_mounts
@@ -72,6 +74,8 @@ class FakeHost:
             hostports=self.hostports,
             namespaces=self.namespaces,
             cgroups=self.cgroups,
+            cpus=self.cpus,
+            cpu_groups=self.cpu_groups,
             security=surroundings.FakeSecurity(),
             devices=surroundings.FakeDevices(),
             hooks=surroundings.FakeHooks(),
@@ -89,6 +93,7 @@ class FakeHost:
             "namespaces": dict(self.namespaces.pinned),
             "cgroups": set(self.cgroups.pods),
             "mounts": set(self.mounts.mounted),
+            "cpus": {**self.cpus.tuned, **self.cpu_groups.applied},
             "rootfs": set(self.rootfs.kept),
             "image mounts": set(self.rootfs.image_mounts),
             "processes": dict(self.table.alive),

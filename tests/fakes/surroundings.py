@@ -8,6 +8,7 @@ from typing import Any
 
 from pycrio.errors import AlreadyExists, InvalidRequest, NotFound, StoreFailure
 from pycrio.flows.ports import Labels, NamespaceRequest, NetworkRequest, NetworkResult
+from pycrio.model.cpus import CpuTuning, format_cpus, parse_cpus
 from pycrio.model.mount import DeviceNode, OciMount
 from pycrio.model.node import Condition, Handler
 from pycrio.model.pod import PortMapping
@@ -228,6 +229,50 @@ class FakeDevices:
 
     async def reload(self, directories: Sequence[str]) -> None:
         return None
+
+
+class FakeCpus:
+    """CPUs in pairs of threads (0 and 1, 2 and 3 …), and who tunes which."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.tuned: dict[str, CpuTuning] = {}
+
+    async def siblings(self, cpus: str) -> str:
+        own = parse_cpus(cpus)
+        return format_cpus(c for c in own if c // 2 == min(own) // 2)
+
+    async def tune(self, container_id: str, wanted: CpuTuning) -> None:
+        await self._script.at("cpus.tune")
+        self.tuned[container_id] = wanted
+
+    async def restore(self, container_id: str) -> None:
+        await self._script.at("cpus.restore")
+        self.tuned.pop(container_id, None)
+
+    async def sweep(self, valid: Sequence[str]) -> None:
+        self.tuned = {i: t for i, t in self.tuned.items() if i in valid}
+
+
+class FakeCpuGroups:
+    """What containers have of the CPUs, by group."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.applied: dict[str, CpuTuning] = {}
+        self.unbalanced: list[str] = []
+
+    async def apply(self, path: str, wanted: CpuTuning) -> None:
+        await self._script.at("cpu_groups.apply")
+        self.applied[path] = wanted
+
+    async def release(self, path: str, wanted: CpuTuning) -> None:
+        await self._script.at("cpu_groups.release")
+        self.applied.pop(path, None)
+
+    async def unbalance(self, path: str) -> None:
+        await self._script.at("cpu_groups.unbalance")
+        self.unbalanced.append(path)
 
 
 class FakeHooks:

@@ -7,7 +7,6 @@ from pycrio.config.options.row import Row
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")
 _CLASSES = "block I/O and RDT classes"
-_HIGH_PERFORMANCE = "the high-performance handlers"
 _LIMITS_BY_KUBELET = "set it in the kubelet"
 _USERNS = "give pods their own user namespace instead (hostUsers: false)"
 
@@ -166,7 +165,6 @@ _SECURITY = (
         "/etc/sysconfig/irqbalance",
         "Configuration of irqbalance, edited for containers that keep interrupts off their CPUs.",
         flags=("--irqbalance-config-file",),
-        later=_HIGH_PERFORMANCE,
     ),
     Row(
         "crio.runtime.irqbalance_config_restore_file",
@@ -174,7 +172,6 @@ _SECURITY = (
         "/etc/sysconfig/orig_irq_banned_cpus",
         "File with the mask of banned CPUs that is put back at start; disable: never.",
         flags=("--irqbalance-config-restore-file",),
-        later=_HIGH_PERFORMANCE,
     ),
     Row(
         "crio.runtime.rdt_config_file",
@@ -447,7 +444,6 @@ _PODS = (
         flags=("--shared-cpuset",),
         env=("CONTAINER_SHARED_CPUSET",),
         rules=(rules.cpu_list,),
-        later=_HIGH_PERFORMANCE,
     ),
     Row(
         "crio.runtime.namespaces_dir",

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pycrio._native.pools import offload
 from pycrio.drivers.cgroups import tree
@@ -133,6 +133,13 @@ class Cgroups:
     async def stats(self, path: str) -> CgroupStats | None:
         """Readings of a group; None when it is gone."""
         return await offload("mount", read_stats, self.tree, self.directory(path))
+
+    async def note(self, path: str, properties: Sequence[tuple[str, str, Any]]) -> None:
+        """Tell systemd of values that were written to the group of one of its units: it would put its own back at the
+        next occasion. Other groups are nobody's but ours."""
+        unit = os.path.basename(path)
+        if self._systemd is not None and unit.endswith((".slice", ".scope")):
+            await self._systemd.set(unit, properties)
 
     # --- monitors -------------------------------------------------------------------------------------------------
 

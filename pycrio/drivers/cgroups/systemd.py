@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pycrio.errors import ExternalFailure, InvalidRequest, Timeout, Unavailable
@@ -158,6 +159,24 @@ class Systemd:
         result = await self._job(str(reply[0]), unit)
         if result != "done":
             raise ExternalFailure(f"systemd did not make scope {unit} in {slice_name}: job {result}")
+
+    async def set(self, unit: str, properties: Sequence[tuple[str, str, Any]]) -> None:
+        """Change properties (name, D-Bus type, value) of a unit until the next boot."""
+        from dbus_fast import Message, Variant
+
+        bus = await self._connected()
+        request = Message(
+            destination=NAME,
+            path=PATH,
+            interface=MANAGER,
+            member="SetUnitProperties",
+            signature="sba(sv)",
+            body=[unit, True, [[name, Variant(kind, value)] for name, kind, value in properties]],
+        )
+        try:
+            await _call(bus, request)
+        except ExternalFailure as e:
+            raise ExternalFailure(f"systemd does not set {', '.join(p[0] for p in properties)} of {unit}: {e}") from e
 
     async def _job(self, job: str, unit: str) -> str:
         if job in self._early:

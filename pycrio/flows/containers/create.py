@@ -16,7 +16,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
-from pycrio.flows.containers import inputs, restore
+from pycrio.flows.containers import inputs, restore, tuning
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node, now
@@ -25,6 +25,7 @@ from pycrio.flows.pods.run import check_labels
 from pycrio.flows.ports import ContainerDirs, MonitorRequest, StoreEntry
 from pycrio.flows.undo import Undo
 from pycrio.model.container import ContainerConfig, ContainerRecord
+from pycrio.model.cpus import CpuTuning
 from pycrio.model.event import Event, EventType
 from pycrio.model.ids import container_name, new_id
 from pycrio.model.image import StoredImage
@@ -34,6 +35,7 @@ from pycrio.obs import log as obslog
 from pycrio.obs import steps
 from pycrio.spec import users
 from pycrio.spec.build import Parts, build
+from pycrio.spec.resources import wanted_of
 
 log = obslog.get("container")
 
@@ -52,6 +54,7 @@ class Making:
     dirs: ContainerDirs
     rootfs: str
     origin: restore.Origin | None = None
+    tuning: CpuTuning | None = None
 
 
 def check(config: ContainerConfig) -> None:
@@ -201,6 +204,7 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
         await host.files.read_in_root(making.rootfs, "/etc/group", 16 << 20) or b"",
     )
     plan: MountPlan = await plan_mounts(node, making, who, undo)
+    making = replace(making, tuning=await tuning.plan(node, making, inputs.resources(node, making)))
     parts = await inputs.collect(node, making, who, plan)
     document = build(parts)
     if config.cdi_devices or any(k.startswith("cdi.k8s.io/") for k in config.annotations):
@@ -208,6 +212,8 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     host.hooks.apply(document, {**pod.config.annotations, **config.annotations}, bool(config.mounts))
     record = await node.plugins.create(pod, _record(making, parts, plan, who), document, undo)
     inputs.check_memory_floor(record.resources, making.handler.container_min_memory)
+    if making.tuning is not None:  # plugins may have given it other CPUs
+        record = replace(record, tuning=await tuning.plan(node, making, wanted_of(document["linux"]["resources"])))
     inputs.adapt_to_host(node, document)
     if making.origin is not None:
         restore.check_binds(making.origin, document)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
-from pycrio.flows.containers import artifacts
+from pycrio.flows.containers import artifacts, tuning
 from pycrio.flows.containers.volumes import MountPlan
 from pycrio.flows.images.find import image_ref, repo_digests
 from pycrio.flows.node_state import Node
@@ -42,9 +42,8 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
     """Every part of the config, resolved."""
     host, config, pod, handler = node.host, making.config, making.pod, making.handler
     security = config.security
-    resources = with_workload(config, pod, workload_of(pod.config, host.options.workloads))
-    resources = with_unified(resources, making.annotations, config.metadata.name)
-    check_memory_floor(resources, handler.container_min_memory)
+    wanted = resources(node, making)
+    check_memory_floor(wanted, handler.container_min_memory)
     labels = Labels(pod.selinux_process_label, pod.selinux_mount_label)
     labels = host.security.container_labels(labels, security.selinux) if not security.privileged else Labels()
     mode, pid_path = pid_namespace(node, pod, config)
@@ -52,6 +51,11 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         not handler.privileged_without_host_devices or handler.privileged_without_host_devices_all_devices_allowed
     )
     first = _process(node, making, who, labels)
+    first = replace(
+        first,
+        env=(*first.env, *tuning.environment(making.tuning, making)),
+        exec_cpu_affinity=tuning.exec_cpu(making.tuning, making, wanted),
+    )
     return Parts(
         process=first,
         rootfs=making.rootfs,
@@ -60,7 +64,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         mounts=plan.mounts,
         namespaces=linux.namespaces(pod.namespaces, mode, pid_path, host.cgroups.unified() and not security.privileged),
         cgroup_path=host.cgroups.container_path(pod.cgroup_parent, making.ident),
-        resources=limits(resources, host.cgroups.controllers(), host.options.pids_limit),
+        resources=limits(tuning.cpuset(making.tuning, wanted), host.cgroups.controllers(), host.options.pids_limit),
         devices=_devices(node, making, who),
         all_devices=everything,
         annotations=oci_annotations(making),
@@ -72,6 +76,13 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         uid_map=pod.uid_map if handler.wants_joined_maps else (),
         gid_map=pod.gid_map if handler.wants_joined_maps else (),
     )
+
+
+def resources(node: Node, making: Making) -> Resources:
+    """The request's limits, as workload and annotations change them."""
+    config, pod = making.config, making.pod
+    found = with_workload(config, pod, workload_of(pod.config, node.host.options.workloads))
+    return with_unified(found, making.annotations, config.metadata.name)
 
 
 def _process(node: Node, making: Making, who: ResolvedUser, labels: Labels) -> process.ProcessParts:

@@ -6,6 +6,7 @@ import hashlib
 
 from pycrio.errors import InvalidRequest
 from pycrio.flows.containers import stop as stop_container
+from pycrio.flows.containers import tuning
 from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerRecord
 from pycrio.model.event import Event, EventType
@@ -33,6 +34,7 @@ async def _remove(node: Node, container: ContainerRecord, deadline: float | None
         if container.id not in node.containers:
             return
         await node.plugins.removing(node.containers.get(container.id))
+        await tuning.take_back(node, container.id)
         await release(node, container)
         node.events.publish(Event(EventType.DELETED, container.pod_id, container.id, now()))
         node.containers.remove(container.id)

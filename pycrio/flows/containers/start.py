@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pycrio.errors import NotFound, PycrioError, WrongState
 from pycrio.flows.containers import remove as remove_container
-from pycrio.flows.containers import restore
+from pycrio.flows.containers import restore, tuning
 from pycrio.flows.node_state import Node, now
 from pycrio.model.container import ContainerState
 from pycrio.model.event import Event, EventType
@@ -31,8 +31,9 @@ async def start(node: Node, ident: str) -> None:
             failure: PycrioError | None = None
             try:
                 if container.awaits_restore:
-                    container = await restore.run(node, container, handler)
+                    container = await tuning.apply(node, await restore.run(node, container, handler))
                 else:
+                    container = await tuning.apply(node, container)
                     await node.host.runtime.start(handler, container.id)
             except PycrioError as e:
                 failure = e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pycrio.errors import InvalidRequest, WrongState
+from pycrio.flows.containers.tuning import with_shared
 from pycrio.flows.node_state import Node
 from pycrio.flows.plugins import set_limits
 from pycrio.model.container import ContainerRecord, ContainerState
@@ -23,7 +24,7 @@ async def update(node: Node, ident: str, wanted: Resources) -> None:
         if document is not asked:
             wanted = wanted_of(document)
         await _check_memory(node, container, wanted)
-        await set_limits(node, container, document, wanted)
+        await set_limits(node, container, with_shared(container, document), wanted)
         await node.plugins.updated(node.containers.get(ident))
 
 

@@ -1,0 +1,1 @@
+"""CPUs of the host: where interrupts go, how deep they idle, how their frequency is governed."""
