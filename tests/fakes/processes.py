@@ -9,7 +9,7 @@ import signal as signals
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from pycrio.errors import BadImage, NotFound, Timeout
+from pycrio.errors import BadImage, NotFound, RuntimeFailure, Timeout
 from pycrio.flows.ports import CaptureRequest, ExecRequest, ExecSession, Files, MonitorReport, MonitorRequest
 from pycrio.model.container import ExecResult, ExitReport
 from pycrio.model.node import Handler
@@ -30,6 +30,7 @@ class Table:
         self.recorded: dict[str, ExitReport] = {}
         self.stubborn: set[str] = set()
         self.runtime: set[str] = set()  # containers that the runtime knows
+        self.begun: set[str] = set()  # of those, the ones that were started
         self.monitored: set[str] = set()  # containers whose monitor has a cgroup of its own
 
     def start(self, container_id: str) -> int:
@@ -61,6 +62,8 @@ class FakeMonitors:
         await self._script.at("monitors.create")
         self.requests[request.container_id] = request
         self._table.runtime.add(request.container_id)
+        if request.restore_from:
+            self._table.begun.add(request.container_id)
         self._table.monitored.add(request.container_id)
         return MonitorReport(self._table.start(request.container_id), 1, 99, 1)
 
@@ -103,16 +106,22 @@ class FakeRuntime:
 
     async def start(self, handler: Handler, container_id: str) -> None:
         await self._script.at("runtime.start")
+        if container_id in self._table.begun:
+            raise RuntimeFailure("cannot start an already running container")
+        if container_id in self._table.runtime:
+            self._table.begun.add(container_id)
 
     async def delete(self, handler: Handler, container_id: str) -> None:
         await self._script.at("runtime.delete")
         self._table.end(container_id, 137)
         self._table.runtime.discard(container_id)
+        self._table.begun.discard(container_id)
 
     async def state(self, handler: Handler, container_id: str) -> Mapping[str, Any] | None:
         if container_id not in self._table.runtime:
             return None
-        return {"status": "running" if container_id in self._table.alive.values() else "stopped"}
+        alive, begun = container_id in self._table.alive.values(), container_id in self._table.begun
+        return {"status": ("running" if begun else "created") if alive else "stopped"}
 
     async def update(self, handler: Handler, container_id: str, resources: Mapping[str, Any]) -> None:
         await self._script.at("runtime.update")

@@ -40,7 +40,11 @@ async def start(node: Node, ident: str) -> None:
         if failure is None:
             limits = node.containers.get(container.id).resources  # a plugin may have changed them meanwhile
             container = replace(container, state=ContainerState.RUNNING, started_at=now(), resources=limits)
-            node.containers.put(container)
+            try:
+                node.containers.put(container)
+            except PycrioError as e:
+                failure = e  # it runs, and nobody would know
+        if failure is None:
             await node.plugins.started(container)
     if failure is not None:
         log.warning("Container did not start, removing it", id=container.id, error=str(failure))

@@ -362,6 +362,9 @@ async def cut_off(flow: str, way: Way, at: int, after: bool) -> str:
         where = f"{flow} {way} {'after' if after else 'before'} step {at}, {struck}"
         if flow in ("run_pod", "run_user_pod", "create", "pull", "pull_artifact") or way == "kill":
             assert made.misfits() == [], where
+        if way == "cancel":  # nobody but an ending daemon does it to these flows
+            await made.gone()
+            await made.boot(cut=False)
         try:
             await again(made, flow, act, EXCUSED.get((flow, way, struck), ""))
         except (PycrioError, AssertionError) as e:
