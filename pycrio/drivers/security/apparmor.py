@@ -16,7 +16,8 @@ log = obslog.get("apparmor")
 DEFAULT = "crio-default"
 SECURITYFS = "/sys/kernel/security/apparmor/profiles"
 # What a container may do is decided by capabilities, seccomp and mounts; this profile is the second fence around the
-# places through which the host itself could be changed. Namespaced sysctls (net, ipc) stay writable.
+# places through which the host itself could be changed. Namespaced sysctls (net, ipc) stay writable. OCI runtimes have
+# profiles of their own on newer distributions and still must be able to end a container.
 TEXT = """
 #include <tunables/global>
 
@@ -30,6 +31,7 @@ profile {name} flags=(attach_disconnected,mediate_deleted) {{
   deny mount,
 
   signal (receive) peer=unconfined,
+  signal (receive) peer={{runc,crun,/usr/**/runc,/usr/**/crun}},
   signal (send,receive) peer={name},
   ptrace (read,readby,trace,tracedby) peer={name},
 
