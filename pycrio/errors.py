@@ -90,6 +90,10 @@ class StoreFailure(PycrioError):
     """The image or container store is damaged or refused a write."""
 
 
+class Overtaken(StoreFailure):
+    """What an operation built upon in the store was removed by another one meanwhile: from its beginning it works."""
+
+
 class BadImage(PycrioError):
     """An image, manifest, config or layer is malformed or does not have the digest that it should have."""
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 
-from pycrio.errors import InvalidRequest, NotFound, RegistryError
+from pycrio.errors import InvalidRequest, NotFound, Overtaken, RegistryError
 from pycrio.flows.ports import ContainerDirs, Files, StoreEntry
 from pycrio.model.image import (
     Artifact,
@@ -218,6 +218,8 @@ class FakeLayers:
 
     async def commit(self, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
         await self._script.at("layers.commit")
+        if parent and parent not in self.kept:
+            raise Overtaken(f"layer {parent} was removed while the layer above it was pulled")
         self.staged.discard(layer.staging)
         self.kept.add(layer_id)
 

@@ -23,7 +23,7 @@ from pycrio.drivers.layers.settings import DRIVER, Settings
 from pycrio.drivers.layers.table import Edit, Rows
 from pycrio.drivers.layers.turn import Turn, look
 from pycrio.drivers.layers.usage import Usage
-from pycrio.errors import Denied, InUse, NotFound, StoreFailure
+from pycrio.errors import Denied, InUse, NotFound, Overtaken, StoreFailure
 from pycrio.model.image import ImageConfig, RemoteImage, StoredImage
 from pycrio.model.stats import FsUsage
 
@@ -181,7 +181,7 @@ class Images:
     async def record(self, image: RemoteImage, top_layer: str, diff_size: int) -> StoredImage:
         """Write or complete the record of a pulled image: big data, names, signatures.
 
-        StoreFailure when the top layer is not in the store (any more), or when an image with this id has another one.
+        Overtaken when the top layer is not in the store any more, StoreFailure when an image with this id has another.
         """
         return await self._turn.run(lambda _: self._record(image, top_layer))
 
@@ -193,7 +193,7 @@ class Images:
         with self._index.layers.locks.read(), self._index.images.edit() as edit:
             view = self._index.view()
             if top_layer and view.layer(top_layer) is None:
-                raise StoreFailure(
+                raise Overtaken(
                     f"image {image.name}: layer {top_layer} was removed while the image was pulled: pull it again"
                 )
             known = edit.rows.by_id.get(image_id)

@@ -27,7 +27,7 @@ from pycrio.drivers.layers.recover import collect
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.turn import Turn, guarded, settle
-from pycrio.errors import BadImage, Exhausted, NotFound, StoreFailure, Unsupported
+from pycrio.errors import BadImage, Exhausted, NotFound, Overtaken, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
 from pycrio.obs import log as obslog
 
@@ -279,7 +279,7 @@ class Layers:
 
     def _require(self, view: View, parent: str) -> None:
         if view.layer(parent) is None or self._overlay.find(parent) is None:
-            raise StoreFailure(f"layer {parent} was removed while the layer above it was pulled: pull the image again")
+            raise Overtaken(f"layer {parent} was removed while the layer above it was pulled: pull the image again")
 
     async def discard(self, layer: UnpackedLayer) -> None:
         """Drop a staged layer. One that was committed goes as well unless an image holds on to it by now, as soon as

@@ -16,10 +16,10 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from pycrio.errors import Exhausted, InvalidRequest, PycrioError, Timeout
+from pycrio.errors import Exhausted, InvalidRequest, Overtaken, PycrioError, Timeout
 from pycrio.flows.node_state import Node
 from pycrio.flows.undo import Undo
-from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage
+from pycrio.model.image import Credentials, ImageSpec, LayerDescriptor, RemoteImage, StoredImage
 from pycrio.model.pod import PodConfig
 from pycrio.obs import log as obslog
 from pycrio.obs import steps, trace
@@ -27,6 +27,7 @@ from pycrio.obs.metrics import metrics
 
 log = obslog.get("pull")
 T = TypeVar("T")
+TRIES = 5  # of a pull whose ready layers are removed while it fetches the others
 
 
 async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod: PodConfig | None) -> str:
@@ -55,26 +56,41 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
             image = await host.registry.resolve(name, credentials, namespace)
         if image.artifact_type:
             return await _pull_artifact(node, image)
-        chain = host.layers.chain_ids([layer.diff_id for layer in image.layers])
-        size = 0
-        async with Undo("pull image") as undo:
-            with steps.step("layers"):
-                present = await host.layers.present(chain)
-                # A layer is reusable only below a complete parent, so what is missing is a tail of the chain.
-                have = next((i for i, ident in enumerate(chain) if ident not in present), len(chain))
-                for layer in image.layers[:have]:
-                    metrics.layer_reused(layer.digest)
-                staged = await _transfer_all(
-                    node, image, image.layers[have:], (host.layers.unpack, host.layers.discard), undo
-                )
-            with steps.step("commit"):
-                for index, unpacked in enumerate(staged, start=have):
-                    await host.layers.commit(unpacked, chain[index], chain[index - 1] if index else "")
-                    size += unpacked.diff_size
-                stored = await host.images.record(image, chain[-1] if chain else "", size)
-            undo.release()
-    log.info("Pulled image", image=image.name, id=stored.id, digest=image.manifest_digest, layers=len(staged))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                stored = await _store(node, image)
+                break
+            except Overtaken as e:
+                if not tries_left:
+                    raise
+                log.info("A layer went with another image during a pull, fetching it", image=image.name, error=str(e))
     return stored.id
+
+
+async def _store(node: Node, image: RemoteImage) -> StoredImage:
+    """Layers that are missing, then the record. Overtaken when the removal of another image took a layer that was there
+    at first."""
+    host = node.host
+    chain = host.layers.chain_ids([layer.diff_id for layer in image.layers])
+    size = 0
+    async with Undo("pull image") as undo:
+        with steps.step("layers"):
+            present = await host.layers.present(chain)
+            # A layer is reusable only below a complete parent, so what is missing is a tail of the chain.
+            have = next((i for i, ident in enumerate(chain) if ident not in present), len(chain))
+            for layer in image.layers[:have]:
+                metrics.layer_reused(layer.digest)
+            staged = await _transfer_all(
+                node, image, image.layers[have:], (host.layers.unpack, host.layers.discard), undo
+            )
+        with steps.step("commit"):
+            for index, unpacked in enumerate(staged, start=have):
+                await host.layers.commit(unpacked, chain[index], chain[index - 1] if index else "")
+                size += unpacked.diff_size
+            stored = await host.images.record(image, chain[-1] if chain else "", size)
+        undo.release()
+    log.info("Pulled image", image=image.name, id=stored.id, digest=image.manifest_digest, layers=len(staged))
+    return stored
 
 
 async def _pull_artifact(node: Node, image: RemoteImage) -> str:

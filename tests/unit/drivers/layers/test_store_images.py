@@ -13,7 +13,7 @@ import pytest
 
 from pycrio.drivers.layers.files import data_file
 from pycrio.drivers.layers.store import Store
-from pycrio.errors import Ambiguous, BadImage, InUse, NotFound, StoreFailure, Unsupported
+from pycrio.errors import Ambiguous, BadImage, InUse, NotFound, Overtaken, StoreFailure, Unsupported
 from tests.unit.drivers.layers.support import (
     BUSY,
     EXTRA,
@@ -280,7 +280,7 @@ async def test_commit_of_a_layer_that_is_there_drops_the_copy(store: Store, tmp_
 async def test_commit_above_a_layer_that_went_away(store: Store, tmp_path: Path) -> None:
     blob = Blob.of(make_tar(BUSY))
     layer = await unpack(store, blob.descriptor, blob.data)
-    with pytest.raises(StoreFailure, match="removed while"):
+    with pytest.raises(Overtaken, match="removed while"):
         await store.layers.commit(layer, "1" * 64, "2" * 64)
     assert leftovers(tmp_path / "root") == []
     assert await store.layers.present(["1" * 64]) == frozenset()
@@ -288,7 +288,7 @@ async def test_commit_above_a_layer_that_went_away(store: Store, tmp_path: Path)
 
 async def test_record_needs_its_layer_and_no_other(store: Store) -> None:
     image, blobs = make_image(NAME, [make_tar(BUSY)])
-    with pytest.raises(StoreFailure, match="removed while"):
+    with pytest.raises(Overtaken, match="removed while"):
         await store.images.record(image, "3" * 64, 0)
     await pull(store, image, blobs)
     other, more = make_image("registry.test/x:1", [make_tar(EXTRA)])
