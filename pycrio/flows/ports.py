@@ -271,6 +271,9 @@ class Runtime(Protocol):
     async def exec_stream(self, request: ExecRequest, tty: bool, stdin: bool) -> ExecSession:
         """Start a process with its stdio in our hands."""
 
+    async def garbage(self) -> int:
+        """Remove what execs of an earlier run left; number of things removed."""
+
 
 class Checkpoints(Protocol):
     """Checkpoint images by CRIU through the OCI runtime, and the archives that they travel in."""

@@ -142,6 +142,9 @@ async def collect_garbage(node: Node) -> None:
     removed = await host.layers.garbage()
     if removed:
         log.info("Removed unfinished layers", count=removed)
+    removed = await host.runtime.garbage()
+    if removed:
+        log.info("Removed scratch files of unfinished execs", count=removed)
     removed = await host.artifacts.garbage()
     if removed:
         log.info("Removed unfinished artifacts", count=removed)

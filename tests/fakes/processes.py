@@ -141,6 +141,9 @@ class FakeRuntime:
     async def exec_stream(self, request: ExecRequest, tty: bool, stdin: bool) -> ExecSession:
         raise NotFound("exec", request.container_id, "the fake runtime has no streams")
 
+    async def garbage(self) -> int:
+        return 0
+
 
 class FakeCheckpoints:
     """Checkpoints whose archives are mappings of small members, kept by path. ``reason``: why they cannot be made."""

@@ -25,6 +25,7 @@ from pycrio.obs import trace
 
 log = obslog.get("runtime")
 _STATE = ("state.json", "status")  # of runc and of crun
+_SCRATCH = "exec-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,21 @@ class Runtime:
             scratch.close()
             raise
 
+    async def garbage(self) -> int:
+        """Remove the process documents of execs whose daemon was killed. Nobody awaits these execs any more."""
+        return await offload("proc", _sweep, self.settings.scratch_dir)
+
 
 def traced(handler: Handler, verb: str) -> trace.Opened:
     """A span around a verb of the runtime. Its arguments stay out: they hold what users run."""
     return trace.span(f"{os.path.basename(handler.path)} {verb}", {"process.executable.path": handler.path})
+
+
+def _sweep(directory: str) -> int:
+    names = [name for name in os.listdir(directory) if name.startswith(_SCRATCH)]
+    for name in names:
+        shutil.rmtree(os.path.join(directory, name), ignore_errors=True)  # a runtime may still be writing there
+    return len(names)
 
 
 def refused(container_id: str, done: Completed) -> Exception:
@@ -190,7 +202,7 @@ class _Scratch:
     """Process document and pid file of one exec. They live on tmpfs and are a few kB: plain calls will do."""
 
     def __init__(self, directory: str, process: Mapping[str, Any]) -> None:
-        self.directory = tempfile.mkdtemp(prefix="exec-", dir=directory)
+        self.directory = tempfile.mkdtemp(prefix=_SCRATCH, dir=directory)
         self.process = os.path.join(self.directory, "process.json")
         self.pidfile = os.path.join(self.directory, "pid")
         with open(self.process, "wb") as f:

@@ -1,0 +1,316 @@
+"""Kill -9 of the daemon before any state-changing system call of a request, its own or of what it started.
+
+``python -m tests.system.kill_points [--every N] [--from N] [FLOW …]``: for every flow and every n the request is made
+of a real daemon (real runtime, plugins, mounts) that ``tests.watched`` ends before the n-th such call. The next daemon
+recovers; then
+
+- nothing is left on the host that no pod or container accounts for: mounts, pins, cgroups, processes, interfaces,
+  addresses, CNI results, directories, records, staged layers, exit files;
+- a container that runs is told to run, one that does not is told to have ended, with the right code, once;
+- the same request succeeds, and after the removal of everything the host is as it was before.
+
+``--every N`` takes every N-th point only, at an offset that differs by flow. Prints one line per flow; exits 1 at the
+first bad state. Takes some minutes without ``--every``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from pycrio.api._pb import api_pb2 as pb
+from tests.daemon import Daemon
+from tests.fixtures_registry import RunningRegistry, push_image, start_registry
+from tests.isolation import Isolation, short_directory
+from tests.system.node import Node, assert_nothing_new, difference, linux
+from tests.watched import Watcher
+
+UNTIL_TERM = "trap 'exit 7' TERM; while :; do sleep 0.05; done"
+STATES = {name: getattr(pb, f"CONTAINER_{name}") for name in ("CREATED", "RUNNING", "EXITED")}
+
+
+@dataclass
+class Bench:
+    """A node whose daemon can be ended at a point, and what the flow under test works on."""
+
+    node: Node
+    watcher: Watcher
+    images: tuple[str, str, str]
+    pod: str = ""
+    container: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    # --- what goes before, and the requests -----------------------------------------------------------------------
+
+    def run_pod(self) -> None:
+        ports = [pb.PortMapping(container_port=80, host_port=18080)]
+        self.pod = self.node.pod("cut", port_mappings=ports, linux=linux(pid="POD"))
+
+    def create(self) -> None:
+        mounts = [pb.Mount(container_path="/image", image=pb.ImageSpec(image=self.images[1]), readonly=True)]
+        self.container = self.node.create(self.pod, "sh", "-c", UNTIL_TERM, name="cut", mounts=mounts)
+
+    def start(self) -> None:
+        if self.state() == STATES["CREATED"]:
+            self.node.cri.StartContainer(container_id=self.container)
+
+    def stop(self) -> None:
+        self.node.cri.StopContainer(container_id=self.container, timeout=5)
+
+    def remove(self) -> None:
+        self.node.cri.RemoveContainer(container_id=self.container)
+
+    def stop_pod(self) -> None:
+        self.node.cri.StopPodSandbox(pod_sandbox_id=self.pod)
+
+    def remove_pod(self) -> None:
+        self.node.cri.RemovePodSandbox(pod_sandbox_id=self.pod, deadline=3)
+
+    def exec_sync(self) -> None:
+        answer = self.node.exec(self.container, "sh", "-c", "echo out")
+        assert bytes(answer.stdout) == b"out\n"
+
+    def pull(self) -> None:
+        self.node.cri.PullImage(image={"image": self.images[2]})
+
+    def forget_image(self) -> None:
+        self.node.cri.RemoveImage(image={"image": self.images[2]})
+
+    def state(self) -> int:
+        """The container's state; -1 when there is none."""
+        found = self.node.cri.ListContainers(filter={"id": self.container}).containers if self.container else []
+        return int(found[0].state) if found else -1
+
+    # --- points ---------------------------------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """A client of the daemon that is there now."""
+        self.node.cri.close()
+        self.node.cri = self.node.daemon.client()
+
+    def cut(self, request: Callable[[], None], at: int) -> bool:
+        """Make the request and end the daemon before step ``at``; False when it made fewer."""
+        self.watcher.arm(at)
+        with contextlib.suppress(grpc.RpcError):
+            request()
+        self.watcher.disarm()
+        if not self.watcher.killed.is_set():
+            return False
+        assert self.node.daemon.process is not None
+        self.node.daemon.process.wait(30)
+        self.node.daemon.start()
+        self.ready()
+        return True
+
+    def accounted(self, before: dict[str, Any]) -> None:
+        """Whatever is new belongs to a pod or container that is told of."""
+        end = time.monotonic() + 10
+        while left := self._unaccounted(before):
+            assert time.monotonic() < end, f"of nobody: {left}\n{self.node.daemon.log[-3000:]}"
+            time.sleep(0.02)
+
+    def _unaccounted(self, before: dict[str, Any]) -> dict[str, Any]:
+        cri = self.node.cri
+        pods = [p.id for p in cri.ListPodSandbox().items]
+        containers = [c.id for c in cri.ListContainers().containers]
+        left = difference(before, self.node.picture())
+        left.pop("descriptors", None)
+        if pods and not self.pod:  # the one that was cut off is there: these show no id, it may have them
+            for kind in ("links", "addresses", "pins"):
+                left.pop(kind, None)
+            left["mounts"] = [m for m in left.get("mounts", ()) if not m.startswith(f"{self.node.dir}/ns/")]
+        known = (*pods, *containers, *self._layers(containers))
+        if any(self._of(pid, known) for pid in left.get("processes", {})):
+            left["processes"] = {p: line for p, line in left["processes"].items() if not self._of(p, known)}
+        found = {}
+        for kind, what in left.items():
+            items = what.items() if isinstance(what, dict) else what
+            if rest := [one for one in items if not any(word in str(one) for word in known)]:
+                found[kind] = rest
+        return found
+
+    def _layers(self, containers: Sequence[str]) -> list[str]:
+        path = pathlib.Path(self.node.dir, "root/overlay-containers/volatile-containers.json")
+        rows = json.loads(path.read_text() or "[]") if path.exists() else []
+        return [row["layer"] for row in rows if row["id"] in containers]
+
+    @staticmethod
+    def _of(pid: int, known: Sequence[str]) -> bool:
+        try:
+            text = pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return any(ident in text for ident in known)
+
+    def lives(self) -> None:
+        """What is told of the container is so."""
+        state = self.state()
+        if state in (STATES["CREATED"], STATES["RUNNING"]):
+            pid = self.node.pid_of(self.container)
+            assert os.path.exists(f"/proc/{pid}"), f"container {self.container} is told to be there, {pid} is not"
+        if state == STATES["RUNNING"]:
+            assert bytes(self.node.exec(self.container, "echo", "on").stdout) == b"on\n"
+
+    def ended_once(self) -> None:
+        """SIGTERM ends the container with code 7; unless SIGKILL had to."""
+        if self.state() == STATES["EXITED"]:
+            code = self.node.status(self.container).exit_code
+            assert code in self.notes["codes"], f"exit code {code}"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """``before``: verbs that go before; ``request``: the one that is cut off; ``codes``: exit codes that may be told;
+    ``after``: verbs that take back what a removal of the pods does not."""
+
+    before: tuple[str, ...]
+    request: str
+    codes: tuple[int, ...] = (7,)
+    after: tuple[str, ...] = ()
+
+
+FLOWS = {
+    "RunPodSandbox": Flow((), "run_pod"),
+    "CreateContainer": Flow(("run_pod",), "create", (137,)),
+    "StartContainer": Flow(("run_pod", "create"), "start", (7, 137, 143)),
+    "ExecSync": Flow(("run_pod", "create", "start"), "exec_sync"),
+    "StopContainer": Flow(("run_pod", "create", "start"), "stop"),
+    "RemoveContainer": Flow(("run_pod", "create", "start"), "remove"),
+    "StopPodSandbox": Flow(("run_pod", "create", "start"), "stop_pod", (7, 137)),
+    "RemovePodSandbox": Flow(("run_pod", "create", "start"), "remove_pod", (7, 137)),
+    "PullImage": Flow((), "pull", after=("forget_image",)),
+}
+
+
+def point(bench: Bench, flow: Flow, at: int) -> bool:
+    """One kill; False when the request has fewer steps. AssertionError tells what is wrong."""
+    node = bench.node
+    before = node.picture()
+    bench.pod = bench.container = ""
+    bench.notes["codes"] = flow.codes
+    for verb in flow.before:
+        getattr(bench, verb)()
+    prepared = node.picture()
+    request = getattr(bench, flow.request)
+    killed = bench.cut(request, at)
+    if killed:
+        bench.accounted(prepared)
+        bench.lives()
+        bench.ended_once()
+        gone = bench.container and bench.state() == -1
+        if not (gone and flow.request in ("start", "exec_sync")):
+            request()  # what the caller got no answer to it asks for again
+        bench.ended_once()
+    for verb in flow.after:
+        getattr(bench, verb)()
+    node.clear()
+    node.warm_up()
+    assert_nothing_new(node, before)
+    return killed
+
+
+def points(bench: Bench, name: str, every: int, begin: int) -> tuple[int, int, int]:
+    """Every point of a flow; how many there are, how many of them the daemon's own, and how many were killed at."""
+    flow = FLOWS[name]
+    for verb in flow.before:
+        getattr(bench, verb)()
+    bench.watcher.arm()
+    getattr(bench, flow.request)()
+    steps = bench.watcher.disarm()
+    for verb in flow.after:
+        getattr(bench, verb)()
+    bench.node.clear()
+    bench.node.warm_up()
+    done = 0
+    at = max(1, begin) + sum(map(ord, name)) % every
+    while at <= len(steps) + 50:
+        try:
+            if not point(bench, flow, at):
+                break
+        except (AssertionError, grpc.RpcError) as e:
+            where = steps[at - 1] if at <= len(steps) else "a later step"
+            raise AssertionError(f"{name} killed before step {at} ({where}): {e}") from e
+        done += 1
+        at += every
+    return len(steps), sum(s.own for s in steps), done
+
+
+@contextlib.contextmanager
+def bench_of(isolation: Isolation, registry: RunningRegistry, layer: dict[str, Any]) -> Iterator[Bench]:
+    """A watched daemon with its images."""
+    files = {f"data/{n}": os.urandom(3000) for n in range(40)}
+    push_image(registry, "cut/busy:1", [layer], docker=True)
+    push_image(registry, "cut/side:1", [{"side": b"x"}], docker=True)
+    push_image(registry, "cut/pull:1", [layer, files], docker=True)
+    top = f"{registry.address}/cut"
+    images = (f"{top}/busy:1", f"{top}/side:1", f"{top}/pull:1")
+    directory = short_directory()
+    watcher = Watcher(f"{directory}/watch")
+    daemon = Daemon(directory, program=watcher.program)
+    daemon.insecure(registry.address)
+    node = None
+    try:
+        daemon.start()
+        node = Node(daemon, isolation, images[0])
+        for image in images[:2]:
+            node.cri.PullImage(image={"image": image})
+        node.warm_up()
+        yield Bench(node, watcher, images)
+        node.clear()
+        assert daemon.stop() == 0, daemon.log[-3000:]
+    finally:
+        if node is not None:
+            node.cri.close()
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.kill()
+        isolation.end({p: line for p, line in isolation.processes().items() if directory in line})
+        watcher.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--from", type=int, default=1, dest="begin")
+    parser.add_argument("flows", nargs="*", metavar="FLOW", help=", ".join(FLOWS))
+    options = parser.parse_args()
+    from tests.system.conftest import system_layer
+
+    total = 0
+    with Isolation() as isolation, contextlib.ExitStack() as stack:
+        place = tempfile.mkdtemp(prefix="pycrio-kill-")
+        stack.callback(shutil.rmtree, place)
+        registry = start_registry(pathlib.Path(place, "registry"))
+        stack.callback(registry.stop)
+        for name in options.flows or FLOWS:
+            began = time.monotonic()
+            with bench_of(isolation, registry, system_layer()) as bench:
+                try:
+                    steps, own, done = points(bench, name, options.every, options.begin)
+                except AssertionError as e:
+                    print(e, file=sys.stderr)
+                    return 1
+            total += done
+            print(
+                f"{name}: {steps} steps ({own} of the daemon), {done} kills, {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+    print(f"{total} kills, 0 bad")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
