@@ -20,6 +20,7 @@ TOLERANCE = 0.05  # of the daemon's memory
 SETTLE = 30.0  # seconds for the kernel and for monitors to finish what nobody waits for
 FEWER_IS_FINE = frozenset({"descriptors"})  # idle connections come and go
 MAX_THREADS = 64  # all pools full
+_OWN = re.compile(r"\.pycrio-claims/\w+")  # one file of each run of the daemon, with a name of its own
 _COUNTERS = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+")
 
 
@@ -57,8 +58,10 @@ def take(node: Node) -> Picture:
         "run files": _files(d, ("run", "rt", "exits", "attach", "logs", "ns", "pods")),
         "store records": _records(d),
         "store files": _store_files(d),
-        "descriptors": Things(held["descriptors"]),
+        "descriptors": Things(),
     }
+    for name, number in held["descriptors"].items():
+        things["descriptors"][_OWN.sub("claims of the daemon", name)] += number
     return Picture(things, len(os.listdir(f"/proc/{node.pid}/task")), _memory(node.pid))
 
 
@@ -143,7 +146,12 @@ def _store_files(directory: pathlib.Path) -> Things:
     for path, names, files in os.walk(directory / "root"):
         for name in (*names, *files):
             full = os.path.join(path, name)
-            found[os.path.relpath(full, directory).replace(held, "HOLD").replace(short, "HOLD")] += 1
+            found[
+                _OWN.sub(
+                    "claims of the daemon",
+                    os.path.relpath(full, directory).replace(held, "HOLD").replace(short, "HOLD"),
+                )
+            ] += 1
             if name in files and not name.endswith((".json", ".lock", "lock")):
                 with contextlib.suppress(FileNotFoundError):
                     size += os.lstat(full).st_size

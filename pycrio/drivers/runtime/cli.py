@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,7 @@ class Runtime:
             raise
 
     async def garbage(self) -> int:
-        """Remove the process documents of execs whose daemon was killed. Nobody awaits these execs any more."""
+        """End the execs whose daemon was killed, since nobody awaits them any more, and remove their documents."""
         return await offload("proc", _sweep, self.settings.scratch_dir)
 
 
@@ -168,10 +168,25 @@ def traced(handler: Handler, verb: str) -> trace.Opened:
 
 
 def _sweep(directory: str) -> int:
-    names = [name for name in os.listdir(directory) if name.startswith(_SCRATCH)]
-    for name in names:
-        shutil.rmtree(os.path.join(directory, name), ignore_errors=True)  # a runtime may still be writing there
-    return len(names)
+    places = [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(_SCRATCH)]
+    if places:
+        kill_tree(*_running(f"{place}/".encode() for place in places))
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)  # a runtime may still be writing there
+    return len(places)
+
+
+def _running(places: Iterable[bytes]) -> Iterator[int]:
+    """Runtimes at work with files in these directories. Their names are unique, and so say more than a pid could."""
+    wanted = tuple(places)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        if any(word.startswith(wanted) for word in words):
+            yield int(pid)
 
 
 def refused(container_id: str, done: Completed) -> Exception:
