@@ -1,7 +1,7 @@
 """One pytest-benchmark or more for each unit of the compiled core that has no file of its own here.
 
-Layers are in ``bench_unpack``, namespaces and overlays in ``bench_ns``; beside peers: ``bench_log``, ``bench_spawn`` and
-``bench_front``. Run with ``pytest bench/bench_native.py --benchmark-only`` (root).
+Layers are in ``bench_unpack``, namespaces and overlays in ``bench_ns``; beside peers: ``bench_log``, ``bench_spawn``
+and ``bench_front``. Run with ``pytest bench/bench_native.py --benchmark-only`` (root).
 """
 
 from __future__ import annotations
