@@ -48,7 +48,8 @@ class RemoteImage:
     """An image found in a registry, manifests and config already fetched and verified against their digests.
 
     ``name`` is the canonical reference the image will be known by (``domain/path:tag`` or ``domain/path@digest``).
-    ``index`` is the top-level manifest list when there was one. ``signatures`` are blobs to be kept with the image.
+    ``index`` is the top-level manifest list when there was one. ``signatures`` are blobs to be kept with the image:
+    those for its manifest; ``index_signatures`` those for the index.
     ``source`` says where blobs come from; it means something to the registry driver only.
     """
 
@@ -62,6 +63,7 @@ class RemoteImage:
     index: bytes = b""
     index_digest: str = ""
     signatures: tuple[bytes, ...] = ()
+    index_signatures: tuple[bytes, ...] = ()
     annotations: dict[str, str] = field(default_factory=dict)
     artifact_type: str = ""
     source: object = None

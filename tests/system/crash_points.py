@@ -185,14 +185,13 @@ async def _serve(write: int) -> None:
 # --- operations ---------------------------------------------------------------------------------------------------
 
 
-class Daemon:
-    """As much of the daemon as pulls and keeps images: the real flows on the real drivers."""
+class Puller:
+    """As much of the daemon as pulls and keeps images, the real flows on the real drivers: configuration of registries
+    in ``base``, the store below ``where``."""
 
-    def __init__(self, base: pathlib.Path, where: pathlib.Path, served: Served) -> None:
-        self.served = served
+    def __init__(self, base: pathlib.Path, where: pathlib.Path, address: str) -> None:
         self.store = Store(Settings(root=str(where / "root"), run_root=str(where / "run")))
         self.artifacts = Artifacts(ArtifactSettings(root=str(where / "root")))
-        address = served.one.partition("/")[0]
         self.registry = Registry(registry_settings(base, insecure(address)))
         options = SimpleNamespace(pinned_images=(), pause_image="")
         host = SimpleNamespace(
@@ -225,6 +224,14 @@ class Daemon:
 
     async def remove(self, name: str) -> None:
         await remove.remove(self.node, ImageSpec(name))
+
+
+class Daemon(Puller):
+    """One that works with what this run serves."""
+
+    def __init__(self, base: pathlib.Path, where: pathlib.Path, served: Served) -> None:
+        super().__init__(base, where, served.one.partition("/")[0])
+        self.served = served
 
     async def create(self, ident: str, image_id: str) -> str:
         await self.store.rootfs.create(Entry(ident, (f"box-{ident[:4]}",), image_id, METADATA))

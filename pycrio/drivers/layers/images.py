@@ -159,7 +159,8 @@ class Images:
         groups = {"signatures": metadata.get("signature-sizes")}
         for digest, sizes in per_manifest.items() if isinstance(per_manifest, dict) else ():
             groups[f"signature-{str(digest).rpartition(':')[2]}"] = sizes
-        return tuple(blob for key, sizes in groups.items() for blob in _divided(self._data(record, key), sizes))
+        blobs = (blob for key, sizes in groups.items() for blob in _divided(self._data(record, key), sizes))
+        return tuple(dict.fromkeys(blobs))  # those for the main manifest are kept twice
 
     async def users(self, image_id: str) -> Sequence[str]:
         """Ids of the store's containers that use the image."""
@@ -202,14 +203,16 @@ class Images:
                     f"image {image_id} is in the store with top layer {known.layer or '(none)'} instead of "
                     f"{top_layer or '(none)'}: remove it and pull again"
                 )
-            fresh = ImageRecord(id=image_id, layer=top_layer, created=created)
+            # Known by the digest that it was first pulled by: that of the index if it came through one.
+            digest = image.index_digest or image.manifest_digest
+            fresh = ImageRecord(id=image_id, digest=digest, layer=top_layer, created=created)
             record = _with_items(replace(known or fresh, metadata=metadata), items, image.manifest_digest)
             if known == record and self._complete(record, image.name, items):
                 self._index.claims.drop(layer.id for layer in view.ancestry(top_layer))
                 return self._image(view, record, False)
-            if known is not None and _signatures(known) not in ("", _signatures(record)):
+            if known is not None and not _signatures(known).items() <= _signatures(record).items():
                 # Other signatures than before: at no time may the record describe a file that is not there.
-                edit.put(_with_items(known, {}, known.digest))
+                edit.put(_with_items(known, {}, ""))
                 edit.save()
             # Data first: a crash before the record is written leaves a directory that nobody refers to.
             directory = f"{self._settings.images_dir}/{image_id}"
@@ -222,12 +225,14 @@ class Images:
             if image.name:
                 record = _give_name(edit, record, image.name)
             edit.save()
+            for stale in _signatures(known).keys() - _signatures(record).keys() if known is not None else ():
+                remove_tree(f"{directory}/{data_file(stale)}")
             self._index.claims.drop(layer.id for layer in view.ancestry(top_layer))
             return self._image(self._index.view(), record, False)
 
     def _complete(self, record: ImageRecord, name: str, items: Mapping[str, bytes]) -> bool:
         """True when an image was pulled again by the name that it got last, and nothing is to be written."""
-        if name and (name not in record.names or record.names_history[:1] != (name,)):
+        if name and (record.names[:1] != (name,) or record.names_history[:1] != (name,)):
             return False
         directory = f"{self._settings.images_dir}/{record.id}"
         return all(_stored_size(f"{directory}/{data_file(key)}") == len(data) for key, data in items.items())
@@ -329,6 +334,13 @@ def _items(image: RemoteImage) -> tuple[dict[str, bytes], str]:
     if image.signatures:
         items["signatures"] = b"".join(image.signatures)
         metadata["signature-sizes"] = [len(s) for s in image.signatures]
+    for digest, signatures in (
+        (image.manifest_digest, image.signatures),
+        (image.index_digest, image.index_signatures),
+    ):
+        if signatures:
+            items[f"signature-{digest.rpartition(':')[2]}"] = b"".join(signatures)
+            metadata.setdefault("signatures-sizes", {})[digest] = [len(s) for s in signatures]
     return items, json.dumps(metadata, separators=(",", ":"))
 
 
@@ -342,31 +354,35 @@ def _divided(data: bytes, sizes: object) -> list[bytes]:
     return [data[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _signatures(record: ImageRecord) -> str:
-    return record.data_digests.get("signatures", "")
+def _is_signature(key: str) -> bool:
+    return key == "signatures" or key.startswith("signature-")
+
+
+def _signatures(record: ImageRecord) -> dict[str, str]:
+    return {key: record.data_digests.get(key, "") for key in record.data_names if _is_signature(key)}
 
 
 def _with_items(record: ImageRecord, items: Mapping[str, bytes], manifest_digest: str) -> ImageRecord:
     names, sizes, digests = list(record.data_names), dict(record.data_sizes), dict(record.data_digests)
-    if "signatures" not in items and "signatures" in names:  # those of an earlier pull do not hold for this one
-        names.remove("signatures")
-        sizes.pop("signatures", None)
-        digests.pop("signatures", None)
+    for stale in _signatures(record).keys() - items.keys():  # those of an earlier pull do not hold for this one
+        names.remove(stale)
+        sizes.pop(stale, None)
+        digests.pop(stale, None)
     for key, data in items.items():
         if key not in names:
             names.append(key)
         sizes[key] = len(data)
         given = manifest_digest if key == "manifest" else key.partition("-")[2] if key.startswith("manifest-") else ""
         digests[key] = given or f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return replace(record, digest=manifest_digest, data_names=tuple(names), data_sizes=sizes, data_digests=digests)
+    return replace(record, data_names=tuple(names), data_sizes=sizes, data_digests=digests)
 
 
 def _give_name(edit: Edit[ImageRecord], record: ImageRecord, name: str) -> ImageRecord:
-    """Add a name, taking it from whoever had it."""
+    """Add a name, taking it from whoever had it. Names are in the order in which they were given, newest first."""
     for other in _holders(edit.rows, name):
         if other.id != record.id:
             edit.put(replace(other, names=tuple(n for n in other.names if n != name)))
-    names = record.names if name in record.names else (*record.names, name)
+    names = (name, *(n for n in record.names if n != name))
     history = (name, *(n for n in record.names_history if n != name))
     return edit.put(replace(record, names=names, names_history=history))
 

@@ -158,9 +158,10 @@ class Registry:
         endpoints = await self._endpoints(reference, wallet)
         at, found = await self._find(reference, endpoints)
         signatures = await self._signatures(at, reference, found.digests, requirements)
-        await self._trust.check(requirements, reference, found.digests, signatures)
+        await self._trust.check(requirements, reference, found.digests, [s for group in signatures for s in group])
         places = Places((at, *(endpoint for endpoint in endpoints if endpoint is not at)))
-        return _remote(reference, found, tuple(signature.stored() for signature in signatures), places)
+        kept = [tuple(signature.stored() for signature in group) for group in signatures]
+        return _remote(reference, found, kept, places)
 
     async def _endpoints(self, reference: Reference, wallet: _Wallet) -> list[Endpoint]:
         sources = self._registries.sources(reference)
@@ -168,8 +169,9 @@ class Registry:
 
     async def _signatures(
         self, at: Endpoint, reference: Reference, digests: Sequence[str], requirements: Sequence[Requirement]
-    ) -> list[Signature]:
-        """Signatures of an image. They are kept with it even when today's policy does not ask for them."""
+    ) -> list[list[Signature]]:
+        """Signatures for each of an image's digests. They are kept with it even when today's policy does not ask for
+        them."""
         settings = self._settings
         try:
             return await lookaside.gather(
@@ -181,7 +183,7 @@ class Registry:
                     raise error.failure(str(reference), f"its signatures at {at.label}") from error
                 raise
             log.warning("Cannot read signatures, pulling without", image=str(reference), error=str(error))
-            return []
+            return [[] for _ in digests]
 
     async def _find(self, reference: Reference, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, Found]:
         """Ask one place after the other; the first that has the image is where it comes from."""
@@ -316,7 +318,8 @@ class Registry:
         for endpoint in endpoints:
             try:
                 signatures = await self._signatures(endpoint, name, image.digests, requirements)
-                await self._trust.check(requirements, name, image.digests, signatures)
+                every = [signature for group in signatures for signature in group]
+                await self._trust.check(requirements, name, image.digests, every)
                 return
             except (SignatureInvalid, RegistryError) as error:
                 if endpoint is endpoints[-1]:
@@ -337,7 +340,7 @@ def stall_is_final(settings: Settings) -> bool:
     return settings.pull_progress_timeout > 0
 
 
-def _remote(reference: Reference, found: Found, signatures: tuple[bytes, ...], places: Places) -> RemoteImage:
+def _remote(reference: Reference, found: Found, signatures: Sequence[tuple[bytes, ...]], places: Places) -> RemoteImage:
     return RemoteImage(
         name=str(reference.canonical()),
         manifest=found.body,
@@ -348,7 +351,8 @@ def _remote(reference: Reference, found: Found, signatures: tuple[bytes, ...], p
         layers=found.layers,
         index=found.index,
         index_digest=found.index_digest,
-        signatures=signatures,
+        signatures=signatures[0],
+        index_signatures=signatures[1] if found.index_digest else (),
         annotations=found.manifest.annotations,
         artifact_type=found.manifest.artifact_type,
         source=places,

@@ -179,15 +179,18 @@ async def from_attachments(endpoint: Endpoint, digest: str, limits: Limits) -> l
 
 async def gather(
     directory: str, endpoint: Endpoint, wanted: Reference, digests: Sequence[str], transport: Transport, limits: Limits
-) -> list[Signature]:
-    """Every signature for some manifest digests of an image, from wherever registries.d says. Trouble, ConfigError."""
+) -> list[list[Signature]]:
+    """Every signature for some manifest digests of an image, a list for each, from wherever registries.d says: the
+    lookaside store first, then attachments. Trouble, ConfigError."""
     places = await offload("store", load, directory)
     # The physical name first, as other tools do; an operator who configured the name that users see is understood too.
     place, name = places.place((endpoint.source.reference, wanted))
-    out: list[Signature] = []
+    out: list[list[Signature]] = []
     for digest in digests:
+        found: list[Signature] = []
         if place.url:
-            out += await from_lookaside(place, name, digest, transport, limits)
+            found += await from_lookaside(place, name, digest, transport, limits)
         if place.attachments:
-            out += await from_attachments(endpoint, digest, limits)
+            found += await from_attachments(endpoint, digest, limits)
+        out.append(found)
     return out

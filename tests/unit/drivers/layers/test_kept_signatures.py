@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pycrio.drivers.layers.files import data_file
 from pycrio.drivers.layers.images import _divided
 from pycrio.drivers.layers.store import Store
-from tests.unit.drivers.layers.support import make_image, make_tar, pull
+from tests.unit.drivers.layers.support import digest, make_image, make_tar, pull
 
 NAME = "registry.test/signed:1"
 
@@ -27,9 +28,23 @@ async def test_signatures_come_back_one_by_one(store: Store) -> None:
 async def test_damaged_metadata_gives_no_signatures(store: Store, tmp_path: Path) -> None:
     image, blobs = make_image(NAME, [make_tar({"a": b"a"})])
     stored = await pull(store, replace(image, signatures=(b"ab", b"c")), blobs)
-    (path,) = (tmp_path / "root/overlay-images" / stored.id).glob("signatures")
-    path.write_bytes(b"abcd")
+    directory = tmp_path / "root/overlay-images" / stored.id
+    (directory / "signatures").write_bytes(b"abcd")
+    assert await store.images.signatures(stored.id) == (b"ab", b"c")  # those for the main manifest are there twice
+    (directory / data_file(f"signature-{image.manifest_digest[7:]}")).write_bytes(b"abcd")
     assert await store.images.signatures(stored.id) == ()
+
+
+async def test_those_of_the_index_are_kept_with_it(store: Store) -> None:
+    image, blobs = make_image(NAME, [make_tar({"a": b"a"})])
+    index = b'{"manifests":[]}'
+    signed = replace(image, index=index, index_digest=digest(index), index_signatures=(b"of", b"the index"))
+    stored = await pull(store, signed, blobs)
+    assert await store.images.signatures(stored.id) == (b"of", b"the index")
+    await store.images.record(replace(signed, signatures=(b"own",)), stored.layer, 0)
+    assert await store.images.signatures(stored.id) == (b"own", b"of", b"the index")
+    await store.images.record(replace(signed, index_signatures=(b"other",)), stored.layer, 0)
+    assert await store.images.signatures(stored.id) == (b"other",)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,11 @@ async def test_layer_ids_and_records(store: Store, tmp_path: Path) -> None:
 async def test_big_data_is_exactly_what_was_fetched(store: Store, tmp_path: Path) -> None:
     image, blobs = make_image(NAME, [make_tar(BUSY)])
     image = replace(
-        image, index=b'{"manifests":[]}', index_digest=digest(b'{"manifests":[]}'), signatures=(b"ab", b"c")
+        image,
+        index=b'{"manifests":[]}',
+        index_digest=digest(b'{"manifests":[]}'),
+        signatures=(b"ab", b"c"),
+        index_signatures=(b"de",),
     )
     stored = await pull(store, image, blobs)
     (record,) = lists(tmp_path, "overlay-images/images.json")
@@ -116,6 +120,8 @@ async def test_big_data_is_exactly_what_was_fetched(store: Store, tmp_path: Path
         f"manifest-{image.index_digest}": image.index,
         image.config_digest: image.config,
         "signatures": b"abc",
+        f"signature-{image.manifest_digest[7:]}": b"abc",
+        f"signature-{image.index_digest[7:]}": b"de",
     }
     assert set(record["big-data-names"]) == set(expected)
     for key, data in expected.items():
@@ -123,15 +129,20 @@ async def test_big_data_is_exactly_what_was_fetched(store: Store, tmp_path: Path
         assert record["big-data-sizes"][key] == len(data)
         assert record["big-data-digests"][key] == digest(data)
         assert await store.images.data(stored.id, key) == data
-    assert json.loads(record["metadata"]) == {"signature-sizes": [2, 1]}
+    assert json.loads(record["metadata"]) == {
+        "signature-sizes": [2, 1],
+        "signatures-sizes": {image.manifest_digest: [2, 1], image.index_digest: [2]},
+    }
     assert set(stored.digests) == {image.manifest_digest, image.index_digest}
     with pytest.raises(NotFound):
         await store.images.data(stored.id, "nothing")
     # pulled again without signatures: the old ones do not stay
-    again = await store.images.record(replace(image, signatures=()), stored.layer, 0)
+    again = await store.images.record(replace(image, signatures=(), index_signatures=()), stored.layer, 0)
     assert again.id == stored.id
     (record,) = lists(tmp_path, "overlay-images/images.json")
-    assert "signatures" not in record["big-data-names"]
+    kept = [key for key in expected if not key.startswith("signature")]
+    assert sorted(record["big-data-names"]) == sorted(kept)
+    assert sorted(os.listdir(tmp_path / "root/overlay-images" / stored.id)) == sorted(map(data_file, kept))
     assert record["metadata"] == "{}"
 
 

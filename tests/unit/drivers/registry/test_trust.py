@@ -173,7 +173,37 @@ async def test_signature_of_the_index_covers_its_images(tmp_path: pathlib.Path, 
         name = f"{fake.address}/t/image:1"
         demand(tmp_path, by_gpg(gpg))
         local_lookaside(tmp_path, digest_of(index), gpg.sign(payload(digest_of(index), name)))
-        assert (await registry.resolve(name, None, "")).manifest_digest == IMAGE.digest
+        found = await registry.resolve(name, None, "")
+        assert found.manifest_digest == IMAGE.digest
+        assert (found.signatures, len(found.index_signatures)) == ((), 1)
+
+
+async def test_signatures_of_an_image_behind_an_index(tmp_path: pathlib.Path, gpg: Gpg) -> None:
+    """Its own are looked for first, at the lookaside store before the attachments; each is kept as what it is."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with FakeRegistry() as fake, FakeRegistry() as store, driver(tmp_path, fake.address) as registry:
+        fake.add(IMAGE, "t/image:leaf")
+        index = build_index([(IMAGE, {"os": "linux", "architecture": "amd64"})])
+        fake.put("t/image", "1", index, OCI_INDEX)
+        name, top = f"{fake.address}/t/image:1", digest_of(index)
+        place = f"lookaside: http://{store.address}\n  use-sigstore-attachments: true\n"
+        configure(tmp_path, f"default-docker:\n  {place}")
+        own, whole = gpg.sign(payload(IMAGE.digest, name)), gpg.sign(payload(top, name))
+        stems = [f"/t/image@{digest.replace(':', '=')}/signature-" for digest in (IMAGE.digest, top)]
+        store.on(f"{stems[0]}1", lambda r: Reply(body=own))
+        store.on(f"{stems[1]}1", lambda r: Reply(body=whole))
+        attached = [cosign(key, digest, name) for digest in (IMAGE.digest, top)]
+        for digest, signature in zip((IMAGE.digest, top), attached, strict=True):
+            attach(fake, digest, signature)
+        for requirement in (by_gpg(gpg), {"type": "sigstoreSigned", "keyData": b64(pem(key))}):
+            demand(tmp_path, requirement)
+            found = await registry.resolve(name, None, "")
+            assert found.signatures == (own, attached[0].stored())
+            assert found.index_signatures == (whole, attached[1].stored())
+        half = len(store.requests) // 2
+        assert [r.path for r in store.requests[:half]] == [f"{stem}{n}" for stem in stems for n in (1, 2)]
+        tags = [r.path.rpartition("/")[2] for r in fake.asked(".sig")]
+        assert tags[:2] == [f"{digest.replace(':', '-')}.sig" for digest in (IMAGE.digest, top)]
 
 
 async def test_lookaside_over_http(tmp_path: pathlib.Path, gpg: Gpg) -> None:
