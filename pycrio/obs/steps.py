@@ -36,7 +36,19 @@ class Step(NamedTuple):
 class Flow:
     """One flow; ``subject`` (an id or image name) may be set while it runs. ``duration`` is -1 until it has ended."""
 
-    __slots__ = ("_span", "_token", "at", "duration", "failed", "kind", "left_out", "origin", "steps", "subject")
+    __slots__ = (
+        "_span",
+        "_token",
+        "at",
+        "duration",
+        "failed",
+        "kind",
+        "left_out",
+        "origin",
+        "stage",
+        "steps",
+        "subject",
+    )
 
     def __init__(self, kind: str, subject: str = "") -> None:
         self.kind = kind
@@ -47,6 +59,7 @@ class Flow:
         self.failed = False
         self.steps: list[Step] = []
         self.left_out = 0
+        self.stage = ""
         self._span: trace.Opened | None = None
 
     def __enter__(self) -> Flow:
@@ -79,7 +92,7 @@ class Flow:
 class step:
     """Context manager around one step of the flow that runs."""
 
-    __slots__ = ("_flow", "_name", "_span", "_start")
+    __slots__ = ("_flow", "_name", "_outer", "_span", "_start")
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -90,12 +103,16 @@ class step:
         if trace.tracer is not None:
             self._span = trace.span(self._name)
             self._span.__enter__()
+        if self._flow is not None:
+            self._outer, self._flow.stage = self._flow.stage, self._name
         self._start = _clock()
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, traceback: TracebackType | None
     ) -> None:
         flow = self._flow
+        if flow is not None:
+            flow.stage = self._outer
         if flow is not None and len(flow.steps) < MAX_STEPS:
             start = self._start
             flow.steps.append(Step(self._name, start - flow.origin, _clock() - start, kind is not None))
@@ -118,6 +135,12 @@ def flow(kind: str, subject: str = "") -> Flow:
 def current() -> Flow | None:
     """The flow of the running task."""
     return _current.get()
+
+
+def stage(kind: str, subject: str, first: str) -> str:
+    """The step that the running flow of this kind and subject is at; ``first`` before and between its steps."""
+    running = next((f for f in _running.values() if f.kind == kind and f.subject == subject), None)
+    return first if running is None else running.stage or first
 
 
 def recent(kinds: Iterable[str] = ()) -> Iterator[Flow]:

@@ -33,6 +33,7 @@ from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig, PodRecord
 from pycrio.obs import log as obslog
 from pycrio.obs import steps
+from pycrio.obs.metrics import metrics
 from pycrio.spec import users
 from pycrio.spec.build import Parts, build
 from pycrio.spec.resources import wanted_of
@@ -86,6 +87,8 @@ async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: P
     known = node.containers.by_name(name)
     if known is not None:
         return known.id
+    if node.creating.running(("container", name)):
+        metrics.stalled(steps.stage("CreateContainer", name, "container creating"))
     return await node.creating.run(("container", name), lambda: _create(node, pod, config, name, checkpoint))
 
 

@@ -28,6 +28,7 @@ from pycrio.model.pod import DNSConfig, PodConfig, PodRecord
 from pycrio.model.security import IdMapping, NamespaceMode
 from pycrio.obs import log as obslog
 from pycrio.obs import steps
+from pycrio.obs.metrics import metrics
 
 log = obslog.get("pod")
 LABEL_LIMIT = 4096
@@ -70,6 +71,8 @@ async def run(node: Node, config: PodConfig, handler_name: str) -> str:
     known = node.pods.by_name(name)
     if known is not None:
         return known.id
+    if node.creating.running(("pod", name)):
+        metrics.stalled(steps.stage("RunPodSandbox", name, "sandbox creating"))
     return await node.creating.run(("pod", name), lambda: _run(node, config, handler_name, name))
 
 

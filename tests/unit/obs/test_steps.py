@@ -79,3 +79,18 @@ def test_rings_and_steps_are_bounded() -> None:
     subjects = [f.subject for f in steps.recent(["A"])]
     assert subjects == [str(n) for n in range(5, steps.KEPT + 5)]
     assert len(list(steps.recent())) == steps.KEPT + 1
+
+
+def test_the_stage_of_a_running_flow() -> None:
+    assert steps.stage("RunPodSandbox", "a", "begin") == "begin"
+    with steps.flow("RunPodSandbox", "a"):
+        assert steps.stage("RunPodSandbox", "a", "begin") == "begin"
+        with steps.step("outer"):
+            with steps.step("inner"):
+                assert steps.stage("RunPodSandbox", "a", "begin") == "inner"
+                assert steps.stage("RunPodSandbox", "b", "begin") == "begin"
+                assert steps.stage("CreateContainer", "a", "begin") == "begin"
+            assert steps.stage("RunPodSandbox", "a", "begin") == "outer"
+        with pytest.raises(ValueError, match="x"), steps.step("fails"):
+            raise ValueError("x")
+        assert steps.stage("RunPodSandbox", "a", "begin") == "begin"
