@@ -1,8 +1,8 @@
 """Daemons that are ended with SIGKILL right before the n-th state-changing system call after ``arm``.
 
-What counts is what ``tests.killpoint`` counts, made by the daemon or by any process that it started: runtimes, plugins
-and monitors go by the same filter. Only the daemon is killed; what it started goes on, as it does in life, and so this
-watcher stays until the last process is gone.
+What counts is what ``tests.killpoint`` counts, made by the daemon or, if wanted, by any process that it started:
+runtimes, plugins and monitors go by the same filter. Only the daemon is killed; what it started goes on, as it does in
+life, and so this watcher stays until the last process is gone.
 
 ``python -m tests.watched ADDRESS ARGUMENT …`` is the daemon's side: it installs the filter, hands its descriptor to the
 watcher at ADDRESS (a unix socket) and becomes ``pycrio ARGUMENT …``.
@@ -21,7 +21,6 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
 
 from tests import killpoint
 
@@ -29,22 +28,15 @@ from tests import killpoint
 MORE = {"execve": (59, 221), "kill": (62, 129), "pidfd_send_signal": (424, 424)}
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A counted call; ``own``: the daemon itself made it."""
-
-    name: str
-    own: bool
-
-
 class Watcher:
     """Watches every daemon that reports to ``address``; ``close`` when all of their processes are gone."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.steps: list[Step] = []
+        self.steps: list[str] = []
         self.killed = threading.Event()
         self._kill_at = -1
+        self._children = False
         self._daemon = 0
         self._lock = threading.Lock()
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -62,14 +54,16 @@ class Watcher:
         """For ``tests.daemon.Daemon``."""
         return ("-m", "tests.watched", self.address)
 
-    def arm(self, kill_at: int = 0) -> None:
-        """Count from now on; kill before step ``kill_at`` (from 1; 0: never)."""
+    def arm(self, kill_at: int = 0, *, children: bool = False) -> None:
+        """Count from now on, with ``children`` the steps of every process; kill before step ``kill_at`` (from 1; 0:
+        never)."""
         with self._lock:
+            self._children = children
             self.steps.clear()
             self.killed.clear()
             self._kill_at = kill_at
 
-    def disarm(self) -> list[Step]:
+    def disarm(self) -> list[str]:
         """Count no more; what was counted."""
         with self._lock:
             self._kill_at = -1
@@ -135,11 +129,13 @@ class Watcher:
         ident, thread, _, number, _, _, *arguments = killpoint._NOTIFICATION.unpack(notice)
         if self._kill_at >= 0 and self._counts(self._names[number], thread, arguments):
             with self._lock:
-                self.steps.append(Step(self._names[number], self._is_daemon(thread)))
+                self.steps.append(self._names[number])
                 if len(self.steps) == self._kill_at:
                     self._kill_at = -1
                     os.kill(self._daemon, signal.SIGKILL)
                     self.killed.set()
+                    if self._own(thread):
+                        return  # unanswered, so it is not made
         try:
             fcntl.ioctl(listener, killpoint._SEND, killpoint._RESPONSE.pack(ident, 0, 0, killpoint._CONTINUE))
         except OSError as e:
@@ -147,13 +143,15 @@ class Watcher:
                 raise
 
     def _counts(self, name: str, thread: int, arguments: list[int]) -> bool:
+        if not self._children and not self._own(thread):
+            return False
         if name in MORE:
             return True
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, OSError):
             return killpoint._changes(name, thread, arguments)
         return False
 
-    def _is_daemon(self, thread: int) -> bool:
+    def _own(self, thread: int) -> bool:
         return os.path.isdir(f"/proc/{self._daemon}/task/{thread}")
 
 

@@ -30,7 +30,10 @@ AT_ONCE = 16
 
 
 async def recover(node: Node) -> None:
-    """Bring records and host together. What fails for one object is logged, not raised: the janitor meets it."""
+    """Bring records and host together. What fails for one object is logged, not raised: the janitor meets it.
+
+    StoreFailure when records are of a later pycrio: its pods must not be taken for garbage.
+    """
     for table in (node.pods, node.containers):
         for ident, error in table.load():
             log.error("Record is unreadable, its object is removed", id=ident, error=str(error))
@@ -180,7 +183,8 @@ async def _run_directories(node: Node) -> None:
     for name in await node.host.files.names(base):
         if name in node.pods or name in node.containers:
             continue
-        foreign = not await node.host.files.check_dir(f"{base}/{name}/userdata")
+        inside = await node.host.files.names(f"{base}/{name}")  # of a making that was cut off at once: nothing
+        foreign = bool(inside) and "userdata" not in inside
         if foreign or await node.host.rootfs.known(name):
             continue
         for handler in node.host.handlers.all():

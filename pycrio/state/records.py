@@ -2,7 +2,8 @@
 
 A file holds ``{"version": N, "kind": "pod"|"container", "record": {...}}``. Fields that a newer pycrio added and this
 one does not know are ignored; fields that an older one lacked take their defaults; so a record survives an upgrade and
-a downgrade by one version. A change that this cannot express raises VERSION and adds a step to ``_UPGRADES``.
+a downgrade. A change that this cannot express raises VERSION and adds a step to ``_UPGRADES``; a record of a version
+above ours means something that we cannot know, and is refused rather than misread.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ KINDS: dict[str, type[Any]] = {"pod": PodRecord, "container": ContainerRecord}
 _UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
 
 T = TypeVar("T")
+
+
+class NewerRecord(StoreFailure):
+    """A record that a later pycrio wrote, in a form that this one does not understand."""
 
 
 def plain(value: Any) -> Any:
@@ -92,13 +97,16 @@ def encode(kind: str, record: PodRecord | ContainerRecord) -> bytes:
 
 
 def decode(kind: str, text: bytes) -> Any:
-    """The record of a file's content; StoreFailure names what is wrong with it."""
+    """The record of a file's content; StoreFailure names what is wrong with it, NewerRecord that it is of a later
+    version."""
     try:
         document = json.loads(text)
         if document["kind"] != kind:
             raise ValueError(f"kind is {document['kind']!r}, expected {kind!r}")
         version, body = int(document["version"]), document["record"]
-        while version < VERSION and version in _UPGRADES:
+        if version > VERSION:
+            raise NewerRecord(f"{kind} record has version {version}, this pycrio knows {VERSION} and older")
+        while version < VERSION:
             body = _UPGRADES[version](kind, body)
             version += 1
         return typed(KINDS[kind], body)

@@ -14,7 +14,7 @@ from pycrio.errors import Ambiguous, NotFound, StoreFailure
 from pycrio.model.container import ContainerRecord
 from pycrio.model.pod import PodRecord
 from pycrio.state.files import Directory
-from pycrio.state.records import decode, encode
+from pycrio.state.records import NewerRecord, decode, encode
 
 R = TypeVar("R", PodRecord, ContainerRecord)
 
@@ -32,11 +32,17 @@ class Table(Generic[R]):
         self._listeners: list[Callable[[R | None, R | None], None]] = []
 
     def load(self) -> list[tuple[str, StoreFailure]]:
-        """Read every file; gives back those that cannot be read, which stay on disk for ``forget``."""
+        """Read every file; gives back those that cannot be read, which stay on disk for ``forget``. NewerRecord when a
+        later pycrio wrote one: forgetting it would take its pod down."""
         bad: list[tuple[str, StoreFailure]] = []
         for ident, text in self._files:
             try:
                 record: R = decode(self.kind, text)
+            except NewerRecord as e:
+                raise NewerRecord(
+                    f"{self.title} {ident} cannot be taken over: {e}. Start the pycrio that wrote it again, or delete "
+                    f"{self._files.path}/{ident}.json: it is removed from this node then"
+                ) from e
             except StoreFailure as e:
                 bad.append((ident, e))
                 continue

@@ -156,7 +156,11 @@ def test_versions_are_brought_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     old = json.dumps({"version": 1, "kind": "pod", "record": base}).encode()
     assert records.decode("pod", old).name == "n-2-3"
     newer = json.dumps({"version": 4, "kind": "pod", "record": base}).encode()
-    assert records.decode("pod", newer).name == "n"
+    with pytest.raises(records.NewerRecord, match="has version 4, this pycrio knows 3 and older"):
+        records.decode("pod", newer)
+    unknown = json.dumps({"version": 0, "kind": "pod", "record": base}).encode()
+    with pytest.raises(StoreFailure, match="unreadable"):
+        records.decode("pod", unknown)
 
 
 class Colour(enum.Enum):

@@ -15,6 +15,7 @@ from pycrio.errors import AlreadyExists, Ambiguous, NotFound, StoreFailure
 from pycrio.model.pod import PodConfig, PodMetadata, PodRecord
 from pycrio.state.files import Directory
 from pycrio.state.names import Names
+from pycrio.state.records import NewerRecord
 from pycrio.state.store import Table, selected
 
 META = PodMetadata("p", "u", "ns")
@@ -119,6 +120,17 @@ def test_what_cannot_be_read_is_told_and_stays_until_forgotten(tmp_path: pathlib
     assert sorted(os.listdir(tmp_path)) == ["README", "bad.json", "good.json"]
     again.forget("bad")
     assert table(tmp_path).load() == []
+
+
+def test_a_record_of_a_later_version_stops_everything(tmp_path: pathlib.Path) -> None:
+    """Forgetting it would have its pod removed as garbage; reading it would be guessing."""
+    table(tmp_path).put(pod("a"))
+    path = tmp_path / "a.json"
+    text = path.read_text().replace('"version":1', '"version":2')
+    path.write_text(text)
+    with pytest.raises(NewerRecord, match=rf"pod sandbox a cannot be taken over.*version 2.*or delete {path}"):
+        table(tmp_path).load()
+    assert path.read_text() == text
 
 
 def test_records_are_for_root_alone(pods: Table[PodRecord], tmp_path: pathlib.Path) -> None:
