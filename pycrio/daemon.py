@@ -78,6 +78,7 @@ class Daemon:
         await markers.repair_store(self.config, parts.store)
         await parts.security.open()
         await parts.cpus.open()
+        await parts.classes.open()
         await parts.network.open()
         await parts.registry.open()
         return parts

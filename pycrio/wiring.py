@@ -15,6 +15,8 @@ from pycrio.drivers.artifacts.store import Artifacts
 from pycrio.drivers.cgroups.cpus import CpuGroups
 from pycrio.drivers.cgroups.manager import Cgroups
 from pycrio.drivers.cgroups.manager import Settings as CgroupSettings
+from pycrio.drivers.classes.classes import Classes
+from pycrio.drivers.classes.classes import Settings as ClassSettings
 from pycrio.drivers.cpus.tuner import CpuTuner
 from pycrio.drivers.cpus.tuner import Settings as CpuSettings
 from pycrio.drivers.devices.host import Devices
@@ -67,6 +69,7 @@ class Parts:
     security: Security
     nri: Nri
     cpus: CpuTuner
+    classes: Classes
 
 
 def program(name: str) -> str:
@@ -128,11 +131,13 @@ async def build(config: Config, version: str) -> Parts:
     )
     runtime = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
     devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()
-    nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation)
+    classes = Classes(class_settings(config))
+    nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation, classes.block_io_known)
     cpus = CpuTuner(
         CpuSettings(
             irqbalance=config.text("crio.runtime.irqbalance_config_file"),
             restore=config.text("crio.runtime.irqbalance_config_restore_file"),
+            claims=os.path.join(config.text("crio.runroot"), "pycrio", "cpus"),
         )
     )
     host = Host(
@@ -157,6 +162,7 @@ async def build(config: Config, version: str) -> Parts:
         cpus=cpus,
         cpu_groups=CpuGroups(cgroups),
         security=security,
+        classes=classes,
         devices=devices,
         hooks=Hooks(HookSettings(config.texts("crio.runtime.hooks_dir"))),
         files=Files(),
@@ -164,7 +170,7 @@ async def build(config: Config, version: str) -> Parts:
         mounts=mounts,
         processes=Processes(),
     )
-    return Parts(host, store, network, registry, cgroups, security, nri, cpus)
+    return Parts(host, store, network, registry, cgroups, security, nri, cpus, classes)
 
 
 def nri_settings(config: Config, version: str) -> NriSettings:
@@ -216,6 +222,15 @@ def security_settings(config: Config) -> SecuritySettings:
         privileged_seccomp_profile=config.text("crio.runtime.privileged_seccomp_profile"),
         apparmor_profile=config.text("crio.runtime.apparmor_profile"),
         selinux=config.flag("crio.runtime.selinux"),
+    )
+
+
+def class_settings(config: Config) -> ClassSettings:
+    """Settings of the driver for block I/O and RDT classes."""
+    return ClassSettings(
+        blockio=config.text("crio.runtime.blockio_config_file"),
+        follow=config.flag("crio.runtime.blockio_reload"),
+        rdt=config.text("crio.runtime.rdt_config_file"),
     )
 
 

@@ -469,6 +469,17 @@ class Security(Protocol):
         """Names (``CAP_…``) in the daemon's own bounding set."""
 
 
+class Classes(Protocol):
+    """Classes of service by name, as the operator configured them."""
+
+    async def block_io(self, name: str) -> Mapping[str, Any] | None:
+        """The OCI linux.resources.blockIO document of a class; None when there is no such class."""
+
+    async def rdt(self, name: str, by_pod: bool) -> str:
+        """The closID of an RDT class, "" for the host's own. ``by_pod``: a pod's annotation asks, not a container's.
+        Unsupported where RDT is not in use, InvalidRequest when there is no such class or it may not be asked for."""
+
+
 class Devices(Protocol):
     """Device nodes of the host, and specs of the Container Device Interface."""
 
@@ -536,6 +547,9 @@ class Files(Protocol):
     async def make_dirs(self, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
         """Make a directory and its parents; an existing one is left as it is."""
 
+    async def let_through(self, path: str, top: str) -> None:
+        """Let everybody walk through a directory of ours and its parents up to ``top``, for user namespaces' roots."""
+
     async def remove(self, path: str) -> None:
         """Remove a file, link or tree of ours; never crosses into a mount."""
 
@@ -572,9 +586,6 @@ class Mounts(Protocol):
 
     async def unmount(self, path: str) -> None:
         """Detach whatever is mounted at a path, once per mount."""
-
-    async def let_through(self, path: str, top: str) -> None:
-        """Let everybody walk through a directory of ours and its parents up to ``top``, for user namespaces' roots."""
 
     async def below(self, path: str) -> Sequence[str]:
         """Mount points at and below a path, deepest first."""
@@ -673,13 +684,13 @@ class Options:
     run_root: str = ""
     pause_program: str = ""
     workloads: tuple[Workload, ...] = ()
-
-
-class Handlers(Protocol):
     uid_map: tuple[IdMapping, ...] = ()
     gid_map: tuple[IdMapping, ...] = ()
     lowest_uid: int = -1
     lowest_gid: int = -1
+
+
+class Handlers(Protocol):
     """The configured runtime handlers."""
 
     def get(self, name: str) -> Handler:
@@ -712,6 +723,7 @@ class Host:
     cpus: CpuTuner
     cpu_groups: CpuGroups
     security: Security
+    classes: Classes
     devices: Devices
     hooks: Hooks
     nri: Nri
@@ -726,6 +738,7 @@ __all__ = [
     "Cgroups",
     "Changes",
     "Checkpoints",
+    "Classes",
     "ContainerDirs",
     "CpuGroups",
     "CpuTuner",

@@ -33,6 +33,7 @@ async def reload(
     commits = [
         await parts.security.prepare(wiring.security_settings(fresh)),
         await parts.registry.prepare(wiring.registry_settings(fresh)),
+        await parts.classes.prepare(wiring.class_settings(fresh)),  # the last: it sets groups of the kernel up
     ]
     for commit in commits:
         commit()

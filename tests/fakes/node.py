@@ -77,6 +77,7 @@ class FakeHost:
             cpus=self.cpus,
             cpu_groups=self.cpu_groups,
             security=surroundings.FakeSecurity(),
+            classes=surroundings.FakeClasses(),
             devices=surroundings.FakeDevices(),
             hooks=surroundings.FakeHooks(),
             nri=self.nri,

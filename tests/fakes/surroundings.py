@@ -275,6 +275,18 @@ class FakeCpuGroups:
         self.unbalanced.append(path)
 
 
+class FakeClasses:
+    """One class of each kind, ``slow``."""
+
+    async def block_io(self, name: str) -> Mapping[str, Any] | None:
+        return {"weight": 10} if name == "slow" else None
+
+    async def rdt(self, name: str, by_pod: bool) -> str:
+        if name != "slow":
+            raise InvalidRequest(f"there is no RDT class {name!r}")
+        return f"{name}-{'pod' if by_pod else 'container'}"
+
+
 class FakeHooks:
     """No hooks."""
 
@@ -303,6 +315,9 @@ class FakeFiles:
     async def make_dirs(self, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
         await self._script.at("files.make_dirs")
         self.dirs.add(posixpath.normpath(path))
+
+    async def let_through(self, path: str, top: str) -> None:
+        await self._script.at("files.let_through")
 
     async def remove(self, path: str) -> None:
         inside = f"{path}/"
@@ -350,9 +365,6 @@ class FakeMounts:
 
     async def bind(self, mount: OciMount) -> None:
         await self._script.at("mounts.bind")
-    async def let_through(self, path: str, top: str) -> None:
-        await self._script.at("files.let_through")
-
         self.mounted.add(mount.destination)
 
     async def unmount(self, path: str) -> None:

@@ -6,7 +6,6 @@ from pycrio.config import rules
 from pycrio.config.options.row import Row
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")
-_CLASSES = "block I/O and RDT classes"
 _LIMITS_BY_KUBELET = "set it in the kubelet"
 _USERNS = "give pods their own user namespace instead (hostUsers: false)"
 
@@ -145,10 +144,9 @@ _SECURITY = (
         "crio.runtime.blockio_config_file",
         "string",
         "",
-        "File with block I/O classes.",
+        "File with block I/O classes (YAML): weights and limits per device, chosen by annotation.",
         flags=("--blockio-config-file",),
         reload="sighup",
-        later=_CLASSES,
     ),
     Row(
         "crio.runtime.blockio_reload",
@@ -157,7 +155,6 @@ _SECURITY = (
         "Read that file again, and look for devices again, before each use.",
         flags=("--blockio-reload",),
         reload="sighup",
-        later=_CLASSES,
     ),
     Row(
         "crio.runtime.irqbalance_config_file",
@@ -177,10 +174,10 @@ _SECURITY = (
         "crio.runtime.rdt_config_file",
         "string",
         "",
-        "File with classes of Intel RDT (resctrl).",
+        "File with classes of Intel RDT (YAML): shares of caches and memory bandwidth, set up in resctrl at the start and "
+        "chosen by annotation.",
         flags=("--rdt-config-file",),
         reload="sighup",
-        later=_CLASSES,
     ),
     Row(
         "crio.runtime.cgroup_manager",

@@ -28,14 +28,15 @@ KINDS = (QUIET, LATENCY, GOVERNOR)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the kernel shows itself, where originals and claims are kept, and the files of irqbalance (``restore`` may
-    be ``disable``)."""
+    """Where the kernel shows itself, where originals (``saved``, as in CRI-O) and ``claims`` are kept, and the files of
+    irqbalance (``restore`` may be ``disable``)."""
 
     irqbalance: str = "/etc/sysconfig/irqbalance"
     restore: str = "/etc/sysconfig/orig_irq_banned_cpus"
     proc: str = "/proc"
     system: str = "/sys/devices/system/cpu"
     saved: str = "/var/run/crio/cpu"
+    claims: str = "/var/run/crio/cpu/claims"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -43,7 +44,7 @@ class CpuTuner:
     """See ``flows.ports.CpuTuner``."""
 
     def __init__(self, settings: Settings) -> None:
-        self._claims = f"{settings.saved}/claims"
+        self._claims = settings.claims
         self._power = Power(settings.system, settings.saved)
         self._interrupts = Interrupts(settings.proc, settings.irqbalance, settings.restore, settings.environ)
         self._lock = asyncio.Lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,13 @@ _PROPAGATION = ("rprivate", "rshared", "rslave")
 @dataclass(frozen=True, slots=True)
 class Helpers:
     """What others know: ``permitted`` tells whether an annotation may be set, ``inject`` applies CDI devices,
-    ``propagation`` is that of the mount which holds a host path (``shared``, ``slave`` or ``private``)."""
+    ``propagation`` is that of the mount which holds a host path (``shared``, ``slave`` or ``private``),
+    ``block_io`` the OCI document of a block I/O class (None for an unknown one)."""
 
     permitted: Callable[[str], bool]
     inject: Callable[[dict[str, Any], Sequence[str]], None]
     propagation: Callable[[str], str]
+    block_io: Callable[[str], Mapping[str, Any] | None] = lambda name: None
 
 
 def apply(document: dict[str, Any], adjust: pb.ContainerAdjustment, helpers: Helpers) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ def apply(document: dict[str, Any], adjust: pb.ContainerAdjustment, helpers: Hel
     _keyed(linux, "netDevices", {k: {"name": v.name} if v.name else {} for k, v in adjust.linux.net_devices.items()})
     if adjust.linux.HasField("resources"):
         _resources(linux.setdefault("resources", {}), adjust.linux.resources)
-        _classes(linux, adjust.linux.resources)
+        _classes(linux, adjust.linux.resources, helpers.block_io)
     if adjust.linux.HasField("rdt"):
         _rdt(linux, adjust.linux.rdt)
     for limit in adjust.rlimits:
@@ -236,7 +238,9 @@ def _resources(resources: dict[str, Any], asked: pb.LinuxResources) -> None:
         resources["devices"] = [*(resources.get("devices") or ()), *describe.device_rules(asked.devices)]
 
 
-def _classes(linux: dict[str, Any], asked: pb.LinuxResources) -> None:
+def _classes(
+    linux: dict[str, Any], asked: pb.LinuxResources, block_io: Callable[[str], Mapping[str, Any] | None]
+) -> None:
     if asked.HasField("rdt_class"):
         name = asked.rdt_class.value
         if name in ("", "/PodQos"):
@@ -244,9 +248,13 @@ def _classes(linux: dict[str, Any], asked: pb.LinuxResources) -> None:
         else:
             linux["intelRdt"] = {"closID": name}
     if asked.HasField("blockio_class"):
-        linux.get("resources", {}).pop("blockIO", None)
-        if asked.blockio_class.value:
-            log.warning("NRI plugin asks for a block I/O class, none is configured", name=asked.blockio_class.value)
+        resources, name = linux.setdefault("resources", {}), asked.blockio_class.value
+        resources.pop("blockIO", None)
+        found = block_io(name) if name else None
+        if found:
+            resources["blockIO"] = dict(found)
+        elif name:
+            log.warning("NRI plugin asks for a block I/O class that is not configured", name=name)
 
 
 def _rdt(linux: dict[str, Any], asked: pb.LinuxRdt) -> None:

@@ -61,7 +61,8 @@ class View(Protocol):
 
 
 class Hub:
-    """See the module. ``inject`` applies CDI devices, ``propagation`` tells that of the mount that holds a path."""
+    """See the module. ``inject`` applies CDI devices, ``propagation`` tells that of the mount that holds a path,
+    ``block_io`` gives the OCI document of a block I/O class."""
 
     def __init__(
         self,
@@ -69,13 +70,13 @@ class Hub:
         view: View,
         inject: Callable[[dict[str, Any], Sequence[str]], None],
         propagation: Callable[[str], str],
+        block_io: Callable[[str], Mapping[str, Any] | None],
     ) -> None:
         self.settings = settings
         self.plugins: list[Plugin] = []
         self.mask = 0
         self._view = view
-        self._inject = inject
-        self._propagation = propagation
+        self._helpers = (inject, propagation, block_io)
         self._turn = asyncio.Lock()
         self._joining: set[Plugin] = set()
         self._synchronizing = 0
@@ -209,7 +210,7 @@ class Hub:
                 if answer is not None:
                     creation.take(answer, plugin.title)
             await self._validate(creation, pristine, asked)
-        relabel = apply(container.document, creation.adjust, Helpers(permitted, self._inject, self._propagation))
+        relabel = apply(container.document, creation.adjust, Helpers(permitted, *self._helpers))
         return NriAnswer(_changes(creation.updates), _evictions(creation.evictions), relabel=relabel)
 
     async def _validate(self, creation: Creation, pristine: pb.Container, asked: Sequence[Plugin]) -> None:

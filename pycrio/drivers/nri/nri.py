@@ -32,10 +32,12 @@ class Nri:
         settings: Settings,
         inject: Callable[[dict[str, Any], Sequence[str]], None],
         propagation: Callable[[str], str],
+        block_io: Callable[[str], Mapping[str, Any] | None] = lambda name: None,
     ) -> None:
         self.settings = settings
         self._inject = inject
         self._propagation = propagation
+        self._block_io = block_io
         self._view: View | None = None
         self._hub: Hub | None = None
         self._server: asyncio.AbstractServer | None = None
@@ -73,7 +75,7 @@ class Nri:
             from pycrio.drivers.nri.hub import Hub
 
             assert self._view is not None
-            self._hub = Hub(self.settings, self._view, self._inject, self._propagation)
+            self._hub = Hub(self.settings, self._view, self._inject, self._propagation, self._block_io)
         return self._hub
 
     async def _launch(self) -> None:

@@ -16,7 +16,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
-from pycrio.flows.containers import inputs, restore, tuning
+from pycrio.flows.containers import classes, inputs, restore, tuning
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node, now
@@ -212,6 +212,7 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     document = build(parts)
     if config.cdi_devices or any(k.startswith("cdi.k8s.io/") for k in config.annotations):
         host.devices.inject(document, inputs.cdi_names(config))
+    await classes.apply(node, making, document)
     host.hooks.apply(document, {**pod.config.annotations, **config.annotations}, bool(config.mounts))
     record = await node.plugins.create(pod, _record(making, parts, plan, who), document, undo)
     inputs.check_memory_floor(record.resources, making.handler.container_min_memory)

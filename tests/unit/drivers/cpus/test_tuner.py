@@ -70,6 +70,7 @@ class Machine:
                 proc=f"{self.root}/proc",
                 system=f"{self.root}/cpu",
                 saved=f"{self.root}/saved",
+                claims=f"{self.root}/saved/claims",
                 environ=path or {"PATH": f"{self.root}/bin:/usr/bin:/bin"},
             )
         )

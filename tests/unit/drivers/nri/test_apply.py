@@ -279,3 +279,13 @@ def test_a_pod_described() -> None:
 def test_values_that_nobody_knows(fill: Callable[[pb.ContainerAdjustment], object]) -> None:
     with pytest.raises(PluginFailure, match="unknown value 99"):
         applied(fill)
+
+
+def test_block_io_classes() -> None:
+    adjust = pb.ContainerAdjustment()
+    adjust.linux.resources.blockio_class.value = "slow"
+    for known, expected in (({"weight": 10}, {"weight": 10}), (None, None)):
+        made = {"linux": {"resources": {"blockIO": {"weight": 500}}}}
+        helpers = Helpers(lambda key: True, nothing, lambda source: "shared", lambda name, known=known: known)  # type: ignore[misc]
+        apply(made, adjust, helpers)
+        assert made["linux"]["resources"].get("blockIO") == expected
