@@ -12,8 +12,9 @@ from pycrio.model.resources import HugepageLimit, Resources
 
 
 def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) -> dict[str, Any]:
-    """cpu, memory, pids, huge pages and unified values. Limits of absent controllers that the kubelet always sends
-    (hugetlb) are dropped; a swap limit below the memory limit is InvalidRequest."""
+    """cpu, memory, pids (-1: said to be unlimited, 0: not said), huge pages and unified values. Limits of absent
+    controllers that the kubelet always sends (hugetlb) are dropped; a swap limit below the memory limit is
+    InvalidRequest."""
     out: dict[str, Any] = {}
     cpu: dict[str, Any] = {}
     for key, value in (("shares", wanted.cpu_shares), ("quota", wanted.cpu_quota), ("period", wanted.cpu_period)):
@@ -28,7 +29,7 @@ def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) 
     memory = memory_limits(wanted)
     if memory:
         out["memory"] = memory
-    if pids_limit > 0 and "pids" in controllers:
+    if pids_limit and "pids" in controllers:
         out["pids"] = {"limit": pids_limit}
     if "hugetlb" in controllers and wanted.hugepages:
         out["hugepageLimits"] = [{"pageSize": h.page_size, "limit": h.limit} for h in wanted.hugepages]

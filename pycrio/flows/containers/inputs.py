@@ -64,7 +64,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         mounts=plan.mounts,
         namespaces=linux.namespaces(pod.namespaces, mode, pid_path, host.cgroups.unified() and not security.privileged),
         cgroup_path=host.cgroups.container_path(pod.cgroup_parent, making.ident),
-        resources=limits(tuning.cpuset(making.tuning, wanted), host.cgroups.controllers(), host.options.pids_limit),
+        resources=limits(tuning.cpuset(making.tuning, wanted), host.cgroups.controllers(), pids_limit(node)),
         devices=_devices(node, making, who),
         all_devices=everything,
         annotations=oci_annotations(making),
@@ -112,6 +112,13 @@ def _process(node: Node, making: Making, who: ResolvedUser, labels: Labels) -> p
         selinux=labels.process,
         umask=int(umask, 8) if umask is not None else None,
     )
+
+
+def pids_limit(node: Node) -> int:
+    """The configured limit; -1 is left out where nothing else would set one. systemd gives every scope that says
+    nothing its DefaultTasksMax, 15 % of what the host can; on v1 crun refuses -1."""
+    limit, cgroups = node.host.options.pids_limit, node.host.cgroups
+    return limit if limit > 0 or (cgroups.driver() == "systemd" and cgroups.unified()) else 0
 
 
 def oom_score_adj(node: Node, wanted: int) -> int:

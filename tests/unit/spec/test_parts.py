@@ -166,7 +166,9 @@ def test_controllers_that_are_absent() -> None:
         "pids": {"limit": 100},
         "hugepageLimits": [{"pageSize": "2MB", "limit": 1}],
     }
-    assert resources.limits(Resources(), EVERY, -1) == {}
+    assert resources.limits(Resources(), EVERY, -1) == {"pids": {"limit": -1}}
+    assert resources.limits(Resources(), frozenset(), -1) == {}
+    assert resources.limits(Resources(), EVERY, 0) == {}
 
 
 @pytest.mark.parametrize(
