@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import gc
 import os
 import signal
@@ -29,7 +30,7 @@ from pycrio.errors import ConfigError, PycrioError
 from pycrio.flows import exits, janitor, recover
 from pycrio.flows.node import inspect
 from pycrio.flows.node_state import Node
-from pycrio.lifecycle import markers, notify, reloading
+from pycrio.lifecycle import markers, notify, profiling, reloading
 from pycrio.obs import log as obslog
 from pycrio.obs.metrics import metrics
 
@@ -102,6 +103,7 @@ class Daemon:
         )
         exporter = await self._exporter()
         end_tracing = await self._tracing()
+        profile_server = await self._profile_server()
         targets = await server.start()
         front = Front(listener.fileno(), targets.grpc, targets.http)
         front.start()
@@ -126,6 +128,8 @@ class Daemon:
                 await streams.close()
             if exporter is not None:
                 await exporter.close()
+            if profile_server is not None:
+                await profile_server.stop()
             await end_tracing()
             for task in self._tasks:
                 task.cancel()
@@ -224,7 +228,21 @@ class Daemon:
             inspect=lambda ident: inspect.inspect(node, ident),
             pause=lambda ident: inspect.freeze(node, ident, True),
             unpause=lambda ident: inspect.freeze(node, ident, False),
+            profiles=self._profiles.page if self.config.flag("cli.enable_profile_unix_socket") else None,
         )
+
+    @functools.cached_property
+    def _profiles(self) -> Any:
+        from pycrio.api.pprof import Profiles
+
+        return Profiles(lambda function: pools.offload("proc", function))
+
+    async def _profile_server(self) -> Any:
+        if not self.config.flag("cli.profile"):
+            return None
+        from pycrio.api import pprof
+
+        return await pprof.serve(self._profiles, self.config.number("cli.profile_port"))
 
     def _watch(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """A background task without which the daemon must not go on."""
@@ -300,7 +318,8 @@ def run(config: Config) -> int:
     # A pull passes tens of megabytes through the threads' heaps; without bounds glibc would keep them for ever.
     bound_malloc(ARENAS, TRIM_THRESHOLD)
     try:
-        return asyncio.run(Daemon(config).run())
+        with profiling.whole_run(config):
+            return asyncio.run(Daemon(config).run())
     except ConfigError as e:
         for fault in e.faults:
             log.error("Configuration fault", fault=fault)

@@ -20,24 +20,31 @@ _DEEPEST = 200
 def stacks() -> str:
     """Stacks of every task of the running loop (if there is one) and of every thread."""
     text = io.StringIO()
-    try:
-        tasks = sorted(asyncio.all_tasks(), key=lambda t: t.get_name())
-    except RuntimeError:
-        tasks = []
-    for task in tasks:
-        text.write(f"task {task.get_name()}:\n{_format(_awaiting(task.get_coro()))}\n")
+    for task in tasks():
+        text.write(f"task {task.get_name()}:\n{_format(awaiting(task.get_coro()))}\n")
     names = {t.ident: t.name for t in threading.enumerate()}
     for ident, frame in sorted(sys._current_frames().items()):
-        calls: list[types.FrameType] = []
-        at: types.FrameType | None = frame
-        while at is not None:
-            calls.append(at)
-            at = at.f_back
-        text.write(f"thread {names.get(ident, '?')} ({ident}):\n{_format(reversed(calls))}\n")
+        calls = reversed(list(callers(frame)))
+        text.write(f"thread {names.get(ident, '?')} ({ident}):\n{_format(calls)}\n")
     return text.getvalue()
 
 
-def _awaiting(awaited: object) -> list[types.FrameType]:
+def tasks() -> list[asyncio.Task[object]]:
+    """Those of the running loop, if there is one, by name."""
+    try:
+        return sorted(asyncio.all_tasks(), key=lambda t: t.get_name())
+    except RuntimeError:
+        return []
+
+
+def callers(frame: types.FrameType | None) -> Iterable[types.FrameType]:
+    """A frame and those that called it."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def awaiting(awaited: object) -> list[types.FrameType]:
     """Frames from a task's coroutine down to what it waits for at last; compiled coroutines have none."""
     frames: list[types.FrameType] = []
     while awaited is not None and len(frames) < _DEEPEST:
@@ -61,7 +68,9 @@ def _format(frames: Iterable[types.FrameType]) -> str:
 
 def heap() -> str:
     """Objects that the collector knows, by type; with tracemalloc running, also where memory was allocated."""
-    counts = collections.Counter(type(o).__qualname__ for o in gc.get_objects())
+    from pycrio.obs.profile.heap import objects  # late: rarely wanted
+
+    counts = collections.Counter(type(o).__qualname__ for o in objects())
     lines = [f"collected generations: {gc.get_count()}", f"objects known to the collector: {counts.total()}", ""]
     lines += [f"{count:>10} {name}" for name, count in counts.most_common(_TOP)]
     if tracemalloc.is_tracing():

@@ -1,4 +1,4 @@
-"""The status pages: HTTP/1.1, GET only, on the inner socket behind the front (facts: the CRI socket's HTTP API)."""
+"""Pages by HTTP/1.1, GET only; the status pages on the inner socket behind the front are such (facts: HTTP API)."""
 
 from __future__ import annotations
 
@@ -33,39 +33,54 @@ STATUS: dict[type[BaseException], HTTPStatus] = {
 }
 """Failure to HTTP status; every other one is 500."""
 
+Query = Mapping[str, str]
+"""The last value of each name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pages:
     """Where the pages come from. ``config`` gives the effective configuration as TOML, ``info`` the object of /info;
-    the others take a container id."""
+    ``inspect``, ``pause`` and ``unpause`` take a container id. ``profiles`` gives what is below /debug/pprof, if that
+    is served."""
 
     config: Callable[[], str]
     info: Callable[[], Mapping[str, object]]
     inspect: Callable[[str], Awaitable[Inspection]]
     pause: Callable[[str], Awaitable[None]]
     unpause: Callable[[str], Awaitable[None]]
+    profiles: Callable[[str, Query], Awaitable[Page]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer."""
+    """One answer. ``filename``: what a browser shall call it when it saves it."""
 
     body: bytes
     type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
+    filename: str = ""
 
 
-class StatusServer:
-    """Serves the pages on a unix socket."""
+MISSING = Page(b"404 page not found\n", status=HTTPStatus.NOT_FOUND)
 
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
+
+class PageServer:
+    """Serves what ``find`` answers to paths without the first slash."""
+
+    def __init__(self, find: Callable[[str, Query], Awaitable[Page]]) -> None:
+        self._find = find
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self, path: str) -> None:
-        """Listen on ``path``; OSError when that fails."""
+        """Listen on a unix socket; OSError when that fails."""
         self._server = await asyncio.start_unix_server(self._accept, path)
+
+    async def listen(self, host: str, port: int) -> int:
+        """Listen on TCP instead; the port, OSError when that fails."""
+        self._server = await asyncio.start_server(self._accept, host, port)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
 
     async def stop(self) -> None:
         """Stop listening and cut what is open."""
@@ -80,38 +95,16 @@ class StatusServer:
 
     async def page(self, target: str) -> Page:
         """The answer to a GET of ``target``."""
-        path = urllib.parse.unquote(urllib.parse.urlsplit(target).path)
-        verb, _, ident = path.strip("/").partition("/")
         try:
-            return await self._find(verb, ident)
+            parts = urllib.parse.urlsplit(target)
+            query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+            return await self._find(urllib.parse.unquote(parts.path).strip("/"), query)
         except errors.PycrioError as e:
             status = next((STATUS[k] for k in type(e).__mro__ if k in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
             return Page(f"{e}\n".encode(), status=status)
         except Exception as e:
             log.exception("Unforeseen failure", target=target)
             return Page(f"{type(e).__name__}: {e}\n".encode(), status=HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    async def _find(self, verb: str, ident: str) -> Page:
-        match verb, ident:
-            case "config", "":
-                return Page(self._pages.config().encode(), "application/toml")
-            case "info", "":
-                return _json(self._pages.info())
-            case "containers", str() if ident:
-                return _json(inspection(await self._pages.inspect(ident)))
-            case "pause", str() if ident:
-                await self._pages.pause(ident)
-                return Page(b"200 OK", "text/html")
-            case "unpause", str() if ident:
-                await self._pages.unpause(ident)
-                return Page(b"200 OK", "text/html")
-            case "debug", "goroutines":
-                return Page(debug.stacks().encode())
-            case "debug", "timeline":
-                return Page(json.dumps(steps.dump()).encode(), "application/json")
-            case "debug", "heap":
-                return Page(debug.heap().encode(), "application/octet-stream")
-        return Page(b"404 page not found\n", status=HTTPStatus.NOT_FOUND)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -149,6 +142,40 @@ class StatusServer:
             if connection.our_state is h11.MUST_CLOSE or connection.their_state is not h11.DONE:
                 return None
             connection.start_next_cycle()
+
+
+class StatusServer(PageServer):
+    """The status pages."""
+
+    def __init__(self, pages: Pages) -> None:
+        super().__init__(self._page)
+        self._pages = pages
+
+    async def _page(self, path: str, query: Query) -> Page:
+        verb, _, ident = path.partition("/")
+        pages = self._pages
+        match verb, ident:
+            case "config", "":
+                return Page(pages.config().encode(), "application/toml")
+            case "info", "":
+                return _json(pages.info())
+            case "containers", str() if ident:
+                return _json(inspection(await pages.inspect(ident)))
+            case "pause", str() if ident:
+                await pages.pause(ident)
+                return Page(b"200 OK", "text/html")
+            case "unpause", str() if ident:
+                await pages.unpause(ident)
+                return Page(b"200 OK", "text/html")
+            case "debug", "goroutines":
+                return Page(debug.stacks().encode())
+            case "debug", "timeline":
+                return Page(json.dumps(steps.dump()).encode(), "application/json")
+            case "debug", "heap":
+                return Page(debug.heap().encode(), "application/octet-stream")
+            case "debug", str() if pages.profiles is not None and (ident + "/").startswith("pprof/"):
+                return await pages.profiles(path, query)
+        return MISSING
 
 
 def inspection(found: Inspection) -> dict[str, object]:
@@ -193,6 +220,8 @@ async def _answer(connection: h11.Connection, writer: asyncio.StreamWriter, page
     if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
         return
     headers = [("Content-Type", page.type), ("Content-Length", str(len(page.body)))]
+    if page.filename:
+        headers.append(("Content-Disposition", f'attachment; filename="{page.filename}"'))
     events: list[h11.Event] = [
         h11.Response(status_code=page.status.value, reason=page.status.phrase.encode(), headers=headers),
         *([] if head else [h11.Data(data=page.body)]),

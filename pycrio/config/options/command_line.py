@@ -5,8 +5,6 @@ from __future__ import annotations
 from pycrio.config import rules
 from pycrio.config.options.row import Row
 
-_PROFILING = "profiling"
-
 ROWS = (
     Row(
         "cli.config",
@@ -46,47 +44,42 @@ ROWS = (
         "cli.profile",
         "bool",
         False,
-        "Serve profiles over HTTP on 127.0.0.1.",
+        "Serve profiles of the daemon by HTTP on 127.0.0.1, below /debug/pprof/.",
         flags=("--profile",),
         env=("CONTAINER_PROFILE",),
-        later=_PROFILING,
     ),
     Row(
         "cli.profile_port",
         "int",
         6060,
-        "Port for --profile.",
+        "Port for --profile; 0 takes a free one, which the log tells.",
         flags=("--profile-port",),
         env=("CONTAINER_PROFILE_PORT",),
         rules=(rules.between(0, 65535),),
-        later=_PROFILING,
     ),
     Row(
         "cli.profile_cpu",
         "string",
         "",
-        "File for a CPU profile of the whole run.",
+        "File for a CPU profile of the whole run, written at its end (pprof).",
         flags=("--profile-cpu",),
         env=("CONTAINER_PROFILE_CPU",),
-        later=_PROFILING,
     ),
     Row(
         "cli.profile_mem",
         "string",
         "",
-        "File for a memory profile, written at the end.",
+        "File for a profile of the memory in use, written at the end (pprof). Counting costs time and memory.",
         flags=("--profile-mem",),
         env=("CONTAINER_PROFILE_MEM",),
-        later=_PROFILING,
     ),
     Row(
         "cli.enable_profile_unix_socket",
         "bool",
         False,
-        "Serve profiles on the CRI socket.",
+        "Serve profiles of the daemon on the CRI socket, below /debug/pprof/.",
         flags=("--enable-profile-unix-socket",),
         env=("ENABLE_PROFILE_UNIX_SOCKET",),
-        later=_PROFILING,
     ),
     Row(
         "cli.registries_conf",

@@ -44,11 +44,11 @@ def test_threads_without_a_loop() -> None:
 
 
 async def test_compiled_and_odd_awaitables_end_the_walk() -> None:
-    frames = debug._awaiting(object())
+    frames = debug.awaiting(object())
     assert frames == []
     generator = (i for i in range(3))
     next(generator)
-    assert [f.f_code.co_name for f in debug._awaiting(generator)] == ["<genexpr>"]
+    assert [f.f_code.co_name for f in debug.awaiting(generator)] == ["<genexpr>"]
 
 
 def test_heap_with_tracing() -> None:
