@@ -527,6 +527,83 @@ async def test_plain_http_through_a_proxy(tmp_path: pathlib.Path) -> None:
         await registry.close()
 
 
+class Tunnel:
+    """A proxy that joins whoever asks for a tunnel to one address, if the password is right. ``asked`` and
+    ``passwords``: what it was asked."""
+
+    def __init__(self, target: str) -> None:
+        self.host, _, self.port = target.rpartition(":")
+        self.asked: list[str] = []
+        self.passwords: list[str] = []
+
+    async def __aenter__(self) -> Tunnel:
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        await self.server.wait_closed()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        fields = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
+        self.asked.append(head.splitlines()[0])
+        self.passwords.append(fields.get("proxy-authorization", ""))
+        if not self.passwords[-1]:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        there = await asyncio.open_connection(self.host, int(self.port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(self.copy(reader, there[1]), self.copy(there[0], writer))
+
+    async def copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass  # one side is gone: the other one is told
+        finally:
+            sink.close()
+
+
+async def test_tls_through_a_proxy_that_wants_a_password(tmp_path: pathlib.Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("registry.example").configure_cert(context)
+    place = tmp_path / "certs.d/registry.example:5000"
+    place.mkdir(parents=True)
+    authority.cert_pem.write_to_path(place / "ca.crt")
+    async with FakeRegistry(tls=context) as fake, Tunnel(fake.address) as proxy:
+        fake.add(IMAGE, "t/image:1")
+        for login, accepted in (("user:p%40ss@", True), ("", False)):
+            environ = {"HTTPS_PROXY": f"http://{login}{proxy.address}", "PATH": os.environ["PATH"]}
+            registry = Registry(settings(tmp_path, environ=environ))
+            if accepted:
+                found = await registry.resolve("registry.example:5000/t/image:1", None, "")
+                assert await collect(registry, found, found.layers[0]) == BLOB
+            else:
+                with pytest.raises(RegistryError, match=r"registry\.example:5000"):
+                    await registry.resolve("registry.example:5000/t/image:1", None, "")
+            await registry.close()
+        assert {line for line in proxy.asked if line} == {"CONNECT registry.example:5000 HTTP/1.1"}
+        word = "basic " + base64.b64encode(b"user:p@ss").decode().lower()
+        assert set(proxy.passwords) == {word, ""}
+        assert not any("proxy-authorization" in request.headers for request in fake.requests)
+
+
+async def test_no_proxy_reaches_the_registry_itself(tmp_path: pathlib.Path) -> None:
+    async with FakeRegistry() as fake, FakeRegistry() as proxy:
+        fake.add(IMAGE, "t/image:1")
+        environ = {"HTTP_PROXY": f"http://{proxy.address}", "NO_PROXY": "127.0.0.0/8", "PATH": os.environ["PATH"]}
+        registry = Registry(settings(tmp_path, insecure(fake.address), environ=environ))
+        await resolved(registry, fake)
+        await registry.close()
+        assert proxy.requests == []
+
+
 # --- memory ---
 
 
