@@ -1,4 +1,4 @@
-"""Pulls side by side: how many layers at a time, and what is left when one of them fails."""
+"""Pulls beside removals of other images."""
 
 from __future__ import annotations
 
@@ -7,48 +7,36 @@ import pathlib
 
 import pytest
 
-from pycrio.errors import StoreFailure
+from pycrio.errors import Overtaken
 from pycrio.flows.images import pull
-from pycrio.flows.node_state import DOWNLOADS
 from pycrio.model.image import ImageSpec
 from tests.fakes.node import fake_node
 
-NAMES = ("registry.test/lab/one:1", "registry.test/lab/two:1")
+NAME = "registry.test/lab/app:1"
 
 
-async def test_downloads_of_all_pulls_together_are_limited(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_layer_that_goes_with_another_image_is_fetched(tmp_path: pathlib.Path) -> None:
+    """The base is in the store when the pull looks, and gone when the layer above it is committed."""
     async with fake_node(str(tmp_path)) as (node, fake):
-        for name in NAMES:
-            fake.registry.offer(name, tuple(f"{name} {number}" for number in range(DOWNLOADS)))
-        real, running, most = fake.registry.fetch, 0, 0
-        full, go = asyncio.Event(), asyncio.Event()
-
-        async def fetch(*arguments: object) -> None:
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            if running == DOWNLOADS:
-                full.set()
-            await go.wait()
-            await real(*arguments)  # type: ignore[arg-type]
-            running -= 1
-
-        monkeypatch.setattr(fake.registry, "fetch", fetch)
-        pulls = [asyncio.ensure_future(pull.pull(node, ImageSpec(name), None, None)) for name in NAMES]
-        await full.wait()  # side by side, up to the limit
+        fake.registry.offer("registry.test/lab/other:1", ("base",))
+        fake.registry.offer(NAME, ("base", "own"))
+        await pull.pull(node, ImageSpec("registry.test/lab/other:1"), None, None)
+        there, go = fake.script.stop_at("layers.commit")
+        task = asyncio.ensure_future(pull.pull(node, ImageSpec(NAME), None, None))
+        await there.wait()
+        fake.layers.kept.clear()
         go.set()
-        await asyncio.gather(*pulls)
-        assert most == DOWNLOADS
-        assert fake.script.count("registry.fetch") == 2 * DOWNLOADS
+        await task
+        assert len(fake.layers.kept) == 2
+        assert not fake.layers.staged
+        assert fake.script.count("registry.resolve") == 2  # the registry's answer still holds
+        assert fake.script.count("registry.fetch") == 1 + 1 + 2
 
 
-async def test_a_failure_in_the_middle_of_the_commits_gives_every_layer_back(tmp_path: pathlib.Path) -> None:
+async def test_a_layer_that_always_goes_ends_the_pull(tmp_path: pathlib.Path) -> None:
     async with fake_node(str(tmp_path)) as (node, fake):
-        fake.registry.offer(NAMES[0], ("a", "b", "c"))
-        fake.script.fail["images.record"] = StoreFailure("no")
-        with pytest.raises(StoreFailure):
-            await pull.pull(node, ImageSpec(NAMES[0]), None, None)
-        assert fake.script.count("layers.discard") == 3  # the store decides which of them went with the failure
-        assert fake.layers.staged == set()
+        fake.registry.offer(NAME, ("base", "own"))
+        fake.script.fail["images.record"] = Overtaken("gone again")
+        with pytest.raises(Overtaken):
+            await pull.pull(node, ImageSpec(NAME), None, None)
+        assert fake.script.count("images.record") == pull.TRIES
