@@ -1,25 +1,30 @@
-"""Build of the compiled core: one extension per C unit and the three programs.
+"""Build of the compiled core: one extension per C unit and the three programs; and of pycrio/_build.py, which tells
+``pycrio version`` what was built.
 
 Everything is found by the tables below; project metadata is in pyproject.toml. Environment:
 
 PYCRIO_UNITS   comma separated names: build only these extensions and programs (for work on one unit)
 PYCRIO_DEBUG   1: no optimisation, assertions on; "asan": with AddressSanitizer and UBSan as well
-CC             compiler, as usual
+CC, LDFLAGS    compiler and linker flags, as usual
+SOURCE_DATE_EPOCH  seconds since the epoch that count as the time of the build
 """
 
 from __future__ import annotations
 
+import datetime
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sysconfig
+import time
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = pathlib.Path(__file__).parent.resolve()
 CSRC = pathlib.Path("csrc")
@@ -101,6 +106,50 @@ def extensions() -> list[Extension]:
     )
 
 
+def git(*words: str) -> str | None:
+    """What git says about this checkout; None where there is no checkout or no git."""
+    if not (HERE / ".git").exists():  # a source tree inside of somebody else's checkout is not that checkout
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def source() -> dict[str, str]:
+    """Commit, its date and the state of the tree: from git, else as the sdist has them."""
+    commit, date = git("rev-parse", "HEAD"), git("log", "-1", "--format=%ct")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    if commit and date:
+        state = "unknown" if changed is None else "dirty" if changed else "clean"
+        return {"gitCommit": commit, "gitCommitDate": moment(int(date)), "gitTreeState": state}
+    written: dict[str, dict[str, str]] = {}
+    if (HERE / "pycrio" / "_build.py").exists():
+        exec((HERE / "pycrio" / "_build.py").read_text(), written)
+    known = written.get("FACTS", {})
+    return {key: known.get(key, "unknown") for key in ("gitCommit", "gitCommitDate", "gitTreeState")}
+
+
+def write_facts(package: pathlib.Path) -> None:
+    """Write ``_build.py`` into the package's directory."""
+    libraries = sorted({library for _, needed in UNITS.values() for library in needed})
+    facts = source() | {
+        "buildDate": moment(float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())),
+        "linkmode": "dynamic",
+        "buildTags": ",".join([*libraries, *(["debug"] if DEBUG else []), *(["asan"] if SANITIZE else [])]),
+        "ldFlags": os.environ.get("LDFLAGS", ""),
+    }
+    lines = [f"    {key!r}: {value!r},\n" for key, value in facts.items()]
+    tmp = package / f"_build.py.{os.getpid()}"  # builds of single units run side by side
+    tmp.write_text(f'"""What was built; written by setup.py."""\n\nFACTS = {{\n{"".join(lines)}}}\n')
+    os.replace(tmp, package / "_build.py")
+
+
 class BuildNative(build_ext):
     """Extensions as usual, then the programs into pycrio/_native/bin."""
 
@@ -125,6 +174,8 @@ class BuildNative(build_ext):
     def run(self) -> None:
         super().run()
         root = HERE if self.inplace else pathlib.Path(self.build_lib)
+        if self.inplace:
+            write_facts(root / "pycrio")
         target = root / "pycrio" / "_native" / "bin"
         target.mkdir(parents=True, exist_ok=True)
         for name, (units, cflags, ldflags) in PROGRAMS.items():
@@ -169,13 +220,26 @@ class BuildNative(build_ext):
 
 
 class BuildPython(build_py):
-    """Python files as usual; stale compiled files of the source tree stay out of wheels."""
+    """Python files as usual, with ``_build.py``; stale compiled files of the source tree stay out of wheels."""
 
     def run(self) -> None:
         super().run()
+        if not self.editable_mode:
+            write_facts(pathlib.Path(self.build_lib) / "pycrio")
         stale = pathlib.Path(self.build_lib) / "pycrio" / "_native" / "bin"
         if stale.exists() and not self.editable_mode:
             shutil.rmtree(stale)
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative, "build_py": BuildPython})
+class SourceDist(sdist):
+    """As usual, with what git knows: a source distribution has no .git."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        write_facts(pathlib.Path(base_dir) / "pycrio")
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "sdist": SourceDist},
+)

@@ -36,11 +36,16 @@ def check(directory: pathlib.Path) -> None:
     (wheel,) = directory.glob("*.whl")
     with tarfile.open(sdist) as archive:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
+        member = archive.extractfile(next(name for name in archive.getnames() if name.endswith("/pycrio/_build.py")))
+        assert member is not None
+        told = member.read().decode()
     needed = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")}
     needed |= {str(p.relative_to(ROOT)) for p in (ROOT / "pycrio").rglob("*.py[xi]*") if p.suffix in {".pyx", ".pyi"}}
     needed |= {str(p.relative_to(ROOT)) for p in (ROOT / "pycrio" / "_native").glob("*.pxd")}
     missing = sorted(needed - shipped)
     assert not missing, f"the sdist lacks {missing}"
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert repr(commit.stdout.strip()) in told, "the sdist does not know its commit"
     with tempfile.TemporaryDirectory(prefix="pycrio-dist-") as scratch:
         with zipfile.ZipFile(wheel) as archive:
             for info in archive.infolist():
@@ -61,6 +66,9 @@ def check(directory: pathlib.Path) -> None:
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         assert "[crio.runtime]" in done.stdout
+        facts = dict(line.partition(":")[::2] for line in done.stdout.splitlines())
+        assert facts["GitCommit"].strip() == commit.stdout.strip(), "the wheel does not know its commit"
+        assert facts["BuildDate"].strip().endswith("Z")
     print(f"{sdist.name} and {wheel.name}: complete, imports, programs and commands work")
 
 

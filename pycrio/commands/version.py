@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 
 import pycrio
 
@@ -32,18 +34,18 @@ _UNKNOWN = "unknown"
 def facts(verbose: bool) -> dict[str, object]:
     """What this build is. Names are those of CRI-O's JSON; ``goVersion`` is Python's, for readers that want it."""
     machine = platform.machine()
+    built = _built()
+    tags = built.get("buildTags", "")
     out: dict[str, object] = {
         "version": pycrio.__version__,
-        "gitCommit": _commit(),
-        "gitCommitDate": _UNKNOWN,
-        "gitTreeState": _UNKNOWN,
-        "buildDate": _UNKNOWN,
+        **_source(built),
+        "buildDate": built.get("buildDate", _UNKNOWN),
         "goVersion": f"python{platform.python_version()}",
         "compiler": platform.python_implementation(),
         "platform": f"linux/{_MACHINES.get(machine, machine)}",
-        "linkmode": "dynamic",
-        "buildTags": [],
-        "ldFlags": "",
+        "linkmode": built.get("linkmode", "dynamic"),
+        "buildTags": tags.split(",") if tags else [],
+        "ldFlags": built.get("ldFlags", ""),
         "seccompEnabled": _line_in("/proc/self/status", "Seccomp:"),
         "appArmorEnabled": _line_in("/sys/module/apparmor/parameters/enabled", "Y"),
     }
@@ -88,6 +90,24 @@ def _dependencies() -> list[str]:
         except metadata.PackageNotFoundError:
             continue  # a requirement for other platforms
     return sorted(out, key=str.lower)
+
+
+def _built() -> Mapping[str, str]:
+    """What setup.py wrote down; empty for a tree that was never built."""
+    try:
+        facts: Mapping[str, str] = import_module("pycrio._build").FACTS
+    except ModuleNotFoundError:
+        return {}
+    return facts
+
+
+def _source(built: Mapping[str, str]) -> dict[str, object]:
+    """Commit, date and state. In a checkout that has moved on since the build, Python's part is that of its HEAD."""
+    names = ("gitCommit", "gitCommitDate", "gitTreeState")
+    commit = _commit()
+    if commit not in (_UNKNOWN, built.get("gitCommit")):
+        return {**dict.fromkeys(names, _UNKNOWN), "gitCommit": commit}
+    return {name: built.get(name, _UNKNOWN) for name in names}
 
 
 def _commit() -> str:
