@@ -10,8 +10,8 @@ The next daemon recovers; then
 - a container that runs is told to run, one that does not is told to have ended, with the right code, once;
 - the same request succeeds, and after the removal of everything the host is as it was before.
 
-``--every N`` takes every N-th point only, at an offset that differs by flow. Prints one line per flow; exits 1 at the
-first bad state. Takes some minutes without ``--every``.
+``--every N`` takes every N-th point only, at an offset that differs by flow. Prints one line per flow and what
+was bad; exits 1 then. Takes some minutes without ``--every``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Bench:
     children: bool = False
     pod: str = ""
     container: str = ""
+    abandoned: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     # --- what goes before, and the requests -----------------------------------------------------------------------
@@ -120,7 +121,7 @@ class Bench:
         """Whatever is new belongs to a pod or container that is told of."""
         end = time.monotonic() + 10
         while left := self._unaccounted(before):
-            assert time.monotonic() < end, f"of nobody: {left}\n{self.node.daemon.log[-3000:]}"
+            assert time.monotonic() < end, f"of nobody: {left}"
             time.sleep(0.02)
 
     def _unaccounted(self, before: dict[str, Any]) -> dict[str, Any]:
@@ -223,9 +224,16 @@ def point(bench: Bench, flow: Flow, at: int) -> bool:
     return killed
 
 
-def points(bench: Bench, name: str, every: int, begin: int) -> tuple[int, int]:
-    """Every point of a flow; how many there are, and at how many of them the daemon was killed."""
-    flow = FLOWS[name]
+class Bad(Exception):
+    """What a kill at a point led to."""
+
+    def __init__(self, at: int, text: str) -> None:
+        super().__init__(text)
+        self.at = at
+
+
+def steps_of(bench: Bench, flow: Flow) -> list[str]:
+    """The steps that the request makes when nobody disturbs it."""
     for verb in flow.before:
         getattr(bench, verb)()
     bench.watcher.arm(children=bench.children)
@@ -234,18 +242,20 @@ def points(bench: Bench, name: str, every: int, begin: int) -> tuple[int, int]:
     for verb in flow.after:
         getattr(bench, verb)()
     bench.node.clear()
-    done = 0
-    at = max(1, begin) + sum(map(ord, name)) % every
-    while at <= len(steps) + 50:
+    return steps
+
+
+def points(bench: Bench, name: str, begin: int, every: int) -> Iterator[int]:
+    """Kill at every point from ``begin`` on; each that was good. The number of steps varies a little."""
+    steps = steps_of(bench, FLOWS[name])
+    for at in range(begin, len(steps) + 50, every):
+        where = f"{name} killed before step {at} of {len(steps)} ({steps[at - 1] if at <= len(steps) else '?'})"
         try:
-            if not point(bench, flow, at):
-                break
-        except (AssertionError, grpc.RpcError) as e:
-            where = steps[at - 1] if at <= len(steps) else "a later step"
-            raise AssertionError(f"{name} killed before step {at} ({where}): {e}") from e
-        done += 1
-        at += every
-    return len(steps), done
+            if not point(bench, FLOWS[name], at):
+                return
+        except (AssertionError, grpc.RpcError, RuntimeError, OSError) as e:
+            raise Bad(at, f"{where}: {e!s:.3000}\n{bench.node.daemon.log[-3000:]}") from e
+        yield at
 
 
 @contextlib.contextmanager
@@ -268,9 +278,11 @@ def bench_of(isolation: Isolation, registry: RunningRegistry, layer: dict[str, A
         for image in images[:2]:
             node.cri.PullImage(image={"image": image})
         node.warm_up()
-        yield Bench(node, watcher, images)
-        node.clear()
-        assert daemon.stop() == 0, daemon.log[-3000:]
+        bench = Bench(node, watcher, images)
+        yield bench
+        if not bench.abandoned:
+            node.clear()
+            assert daemon.stop() == 0, daemon.log[-3000:]
     finally:
         if node is not None:
             node.cri.close()
@@ -297,22 +309,25 @@ def main() -> int:
         stack.callback(shutil.rmtree, place)
         registry = start_registry(pathlib.Path(place, "registry"))
         stack.callback(registry.stop)
+        bad = 0
         for name in options.flows or FLOWS:
-            began = time.monotonic()
-            with bench_of(isolation, registry, system_layer()) as bench:
-                try:
+            began, done = time.monotonic(), 0
+            begin: int | None = max(1, options.begin) + sum(map(ord, name)) % options.every
+            while begin is not None:
+                with bench_of(isolation, registry, system_layer()) as bench:
                     bench.children = options.children
-                    steps, done = points(bench, name, options.every, options.begin)
-                except AssertionError as e:
-                    print(e, file=sys.stderr)
-                    return 1
+                    try:
+                        for _ in points(bench, name, begin, options.every):
+                            done += 1
+                        begin = None
+                    except Bad as e:  # what it left must not be blamed on the next: that begins afresh
+                        print(f"BAD: {e}", file=sys.stderr, flush=True)
+                        done, bad, begin = done + 1, bad + 1, e.at + options.every
+                        bench.abandoned = True
             total += done
-            print(
-                f"{name}: {steps} steps, {done} kills, {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
-    print(f"{total} kills, 0 bad")
-    return 0
+            print(f"{name}: {done} kills, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{total} kills, {bad} bad")
+    return bad != 0
 
 
 if __name__ == "__main__":
