@@ -102,6 +102,7 @@ class Exporter:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.socket)
         self._servers.clear()
+        self._exposition.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -14,6 +13,8 @@ from pycrio.obs.metrics import BUCKETS, PREFIX, QUANTILES, SPECS, Metrics
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
+
+    from pycrio.obs.gostats import GoStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
 
@@ -25,9 +26,16 @@ class Exposition:
         self._metrics = metrics
         self._tasks = tasks
         self._registry: CollectorRegistry | None = None
+        self._runtime: GoStats | None = None
         self._lock = threading.Lock()
         self.in_flight = 0
         self.answered = {"200": 0, "500": 0, "503": 0}
+
+    def close(self) -> None:
+        """Let go of the interpreter's hooks."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = self._registry = None
 
     def render(self) -> bytes:
         """Text exposition (format 0.0.4) of the selected metrics and those of the process. Blocks: reads /proc."""
@@ -46,8 +54,12 @@ class Exposition:
     def _make(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+        from pycrio.obs.gostats import GoStats
+
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        self._runtime = GoStats(self._tasks)
+        registry.register(self._runtime)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -87,14 +99,9 @@ class Exposition:
         return metric
 
     def _stand_ins(self) -> Iterator[Metric]:
-        """Metrics of Go's runtime and HTTP handler that dashboards name, with what comes nearest here."""
+        """Metrics of Go's HTTP handler that dashboards name, with what comes nearest here."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        yield GaugeMetricFamily("go_goroutines", "Tasks of the event loop.", self._tasks())
-        yield GaugeMetricFamily("go_threads", "Threads of the process.", len(os.listdir("/proc/self/task")))
-        info = GaugeMetricFamily("go_info", "The language's version.", labels=["version"])
-        info.add_metric([f"python{platform.python_version()}"], 1)
-        yield info
         yield GaugeMetricFamily(
             "promhttp_metric_handler_requests_in_flight", "Scrapes under way.", value=self.in_flight
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pathlib
@@ -239,3 +240,20 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_pauses_of_the_collector_are_counted_until_closed() -> None:
+    text = exposition.Exposition(Metrics())
+    text.render()  # hooks in
+    gc.collect()
+    lines = dict(line.rsplit(" ", 1) for line in text.render().decode().splitlines() if line[0] != "#")
+    assert float(lines["go_gc_duration_seconds_count"]) >= 1
+    assert (
+        0 < float(lines['go_gc_duration_seconds{quantile="0.5"}']) <= 1.01 * float(lines["go_gc_duration_seconds_sum"])
+    )
+    assert float(lines["go_memstats_last_gc_time_seconds"]) > 0
+    assert float(lines["go_memstats_sys_bytes"]) > float(lines["go_memstats_alloc_bytes"]) > 0
+    hooks = len(gc.callbacks)
+    text.close()
+    text.close()
+    assert len(gc.callbacks) == hooks - 1
