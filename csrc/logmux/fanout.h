@@ -11,7 +11,7 @@
 #include <sys/types.h>
 
 #define PC_PACKET_MAX 8192
-#define PC_BACKLOG (1u << 20)
+#define PC_BACKLOG (4u << 20)
 #define PC_CLIENTS_MAX 64
 
 struct pc_client {

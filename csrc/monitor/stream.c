@@ -9,9 +9,9 @@
 #include "common/fd.h"
 #include "common/io.h"
 
-#define TAIL_MS 5    /* an unterminated line is logged as a P piece when no more comes for so long */
-#define COOL_MS 200  /* buffers go back to the kernel after so long without output */
-#define STALL_MS 500 /* an attached client with a full backlog has so long to take half of it */
+#define TAIL_MS 5     /* an unterminated line is logged as a P piece when no more comes for so long */
+#define COOL_MS 200   /* buffers go back to the kernel after so long without output */
+#define STALL_MS 2000 /* an attached client with a full backlog has so long to take half of it */
 #define PIPE_PLAIN (64u << 10)
 #define PIPE_GROWN (256u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
 #define FLOOD (4u << 20)

@@ -126,7 +126,7 @@ static void cut_above(void) {
         pc_fan_init(&f, clients);
         int x = client(&f, &slow), y = client(&f, &fast), n = 0;
         static char got[PC_BACKLOG];
-        for (int i = 0; i < 80; i++) {
+        for (size_t at = 0; at < PC_BACKLOG / 2; at += 8192) {
                 pc_fan_push(&f, 2, data, 8192);
                 drain(y, 2, got, sizeof got, &n);
         }

@@ -429,7 +429,7 @@ def test_stuck_client_does_not_stop_the_log(ours: Rig) -> None:
     reader.join(20)
     assert len(got[2]) == 400000 * 41 + 4  # the client that reads lacks nothing
     cut = packets(stuck)
-    assert 0 < len(cut[2]) < 3 << 20  # the other one got what was in its backlog
+    assert 0 < len(cut[2]) < 6 << 20  # the other one got what was in its backlog
     assert b"too slow" in cut[3]
     assert got[2].startswith(cut[2])
     stuck.close()

@@ -176,6 +176,114 @@ def test_restart_policy(podman: Podman) -> None:
     podman("rm", "-f", "r")
 
 
+def test_restart_always_until_stopped(podman: Podman) -> None:
+    """Each life writes to a fifo, and one that finds the file stays: a stop ends it for good."""
+    shared = podman.base / "shared"
+    shared.mkdir()
+    os.mkfifo(shared / "lives")
+    life = "echo life > /d/lives; test -e /d/stay || exit 0; echo stays > /d/lives; sleep 1000"
+    reader = os.open(shared / "lives", os.O_RDWR)  # both ends: it never sees an end of file
+    podman.detached("ra", "--restart", "always", "-v", f"{shared}:/d", "bb", "sh", "-c", life)
+    try:
+        lives = b""
+        while b"stays" not in lives:
+            assert select.select([reader], [], [], 60)[0], lives
+            lives += os.read(reader, 100)
+            if lives.count(b"life") == 3:
+                (shared / "stay").touch()
+    finally:
+        podman("stop", "-t", "0", "ra")
+        os.close(reader)
+    state = podman.inspect("ra")
+    assert state["State"]["Status"] == "exited"
+    assert state["RestartCount"] >= 2
+    podman("rm", "-f", "ra")
+
+
+def test_removed_at_its_end(podman: Podman) -> None:
+    """run -d --rm: the monitor's exit command is what removes it."""
+    podman.detached("rm", "--rm", "bb", "true")
+    podman("wait", "rm", code=None)  # it may be gone already
+    for _ in range(100):
+        if podman("container", "exists", "rm", code=None).returncode == 1:
+            break
+    else:
+        raise AssertionError("still there")
+
+
+def test_terminal_of_an_exec(podman: Podman) -> None:
+    podman.detached("et", "bb", "sleep", "1000")
+    master, slave = pty.openpty()
+    command = podman.command("exec", "-it", "et", "sh", "-c", "tty; read x; echo got $x; exit 4")
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=podman.environment)
+    os.close(slave)
+    try:
+        seen = until(master, b"/dev/pts/")
+        os.write(master, b"hello\n")
+        seen += until(master, b"got hello")
+        assert process.wait(30) == 4, seen
+    finally:
+        os.close(master)
+        process.kill()
+        process.wait()
+        podman("rm", "-f", "-t", "0", "et")
+
+
+def until(fd: int, text: bytes) -> bytes:
+    """What a terminal shows, up to text."""
+    seen = b""
+    while text not in seen:
+        assert select.select([fd], [], [], 30)[0], seen
+        seen += os.read(fd, 4096)
+    return seen
+
+
+def test_attached_user_detaches_and_signals_pass(podman: Podman) -> None:
+    """The detach keys leave the container running; a signal to ``podman run`` reaches what it runs."""
+    master, slave = pty.openpty()
+    options = ("-it", "--name", "dk", "--network", "none", "--detach-keys", "ctrl-q")
+    command = podman.command("run", *options, "bb", "sh", "-c", "echo up; sleep 1000")
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=podman.environment)
+    os.close(slave)
+    try:
+        until(master, b"up")
+        os.write(master, b"\x11")  # ctrl-q
+        assert process.wait(30) == 0
+    finally:
+        os.close(master)
+        process.kill()
+        process.wait()
+    assert podman.inspect("dk")["State"]["Status"] == "running"
+    podman("rm", "-f", "-t", "0", "dk")
+    script = "trap 'exit 5' TERM; echo up; while :; do sleep 1; done"
+    command = podman.command("run", "--rm", "--network", "none", "bb", "sh", "-c", script)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=podman.environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        process.terminate()
+        assert process.wait(30) == 5
+
+
+def test_log_is_followed(podman: Podman) -> None:
+    podman("create", "-i", "--name", "lf", "--network", "none", "bb", "sh", "-c", "echo one; read x; echo two")
+    podman("start", "lf")
+    follower = podman.command("logs", "-f", "lf")
+    with subprocess.Popen(follower, stdout=subprocess.PIPE, env=podman.environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"one\n"
+        podman("attach", "lf", stdin=b"go\n")
+        assert process.stdout.read() == b"two\n"
+        assert process.wait(30) == 0
+    podman("rm", "-f", "lf")
+
+
+def test_no_log(podman: Podman) -> None:
+    podman.detached("nl", "--log-driver", "none", "bb", "echo", "unseen")
+    podman("wait", "nl")
+    assert b"unseen" not in podman("logs", "nl", code=None).stdout
+    podman("rm", "-f", "nl")
+
+
 def test_out_of_memory(podman: Podman) -> None:
     script = "x=x; while :; do x=$x$x$x$x; done"
     podman.detached("o", "--memory", "16m", "--memory-swap", "16m", "bb", "sh", "-c", script)

@@ -124,6 +124,18 @@ def test_broken_pipes_all_around(ours: Rig) -> None:
     assert logged(ours.base / "elsewhere" / "log.old")[0] == b"0123456789\n" * 200000 + b"end\n"
 
 
+def test_sigpipe_sent_to_the_monitor(ours: Rig) -> None:
+    """Service managers end a scope with SIGPIPE for this very reason: it does nothing to the monitor."""
+    ours.prepare("cat /tmp/go; echo out; exit 6")
+    go = gate(ours, "go")
+    ours.run()
+    for _ in range(3):
+        os.kill(ours.monitor_pid, signal.SIGPIPE)
+    opened(go)
+    assert ours.exit_code() == 6
+    assert logged(ours.log_path)[0] == b"out\n"
+
+
 def test_attach_flood_during_output(ours: Rig) -> None:
     """Connections come and go by the hundred, and one sends without end to a container that reads nothing."""
     ours.prepare("cat /tmp/go; yes 0123456789 | head -n 100000; echo end; sleep 100")
