@@ -80,15 +80,7 @@ def program(name: str) -> str:
 async def build(config: Config, version: str) -> Parts:
     """Make every driver. ConfigError when the default handler is unusable or the store options are faulty."""
     handlers = await make_handlers(config)
-    store = Store(
-        StoreSettings.from_options(
-            config.text("crio.root"),
-            config.text("crio.runroot"),
-            config.text("crio.imagestore"),
-            config.text("crio.storage_driver"),
-            config.texts("crio.storage_option"),
-        )
-    )
+    store = Store(store_settings(config))
     cgroups = Cgroups(CgroupSettings(config.text("crio.runtime.cgroup_manager")))
     systemd = cgroups.driver() == "systemd"
     prefix = taskset(config)
@@ -171,6 +163,18 @@ async def build(config: Config, version: str) -> Parts:
         processes=Processes(),
     )
     return Parts(host, store, network, registry, cgroups, security, nri, cpus, classes)
+
+
+def store_settings(config: Config) -> StoreSettings:
+    """Settings of the store; ConfigError when its options are faulty."""
+    settings = StoreSettings.from_options(
+        config.text("crio.root"),
+        config.text("crio.runroot"),
+        config.text("crio.imagestore"),
+        config.text("crio.storage_driver"),
+        config.texts("crio.storage_option"),
+    )
+    return replace(settings, decryption_keys=config.text("crio.runtime.decryption_keys_path"))
 
 
 def nri_settings(config: Config, version: str) -> NriSettings:

@@ -37,6 +37,7 @@ async def reload(
     ]
     for commit in commits:
         commit()
+    parts.store.layers.keys = fresh.text("crio.runtime.decryption_keys_path")
     parts.host.handlers = handlers
     parts.host.options = options
     await parts.host.devices.reload(fresh.texts("crio.runtime.cdi_spec_dirs"))  # leaves faulty specs out, cannot fail

@@ -40,10 +40,9 @@ _HANDLING = (
         "crio.runtime.decryption_keys_path",
         "string",
         "/etc/crio/keys/",
-        "Directory with the keys for encrypted image layers.",
+        "Directory with private keys (RSA or EC; PEM, DER or JWK) for image layers that are encrypted with JWE.",
         flags=("--decryption-keys-path",),
         reload="sighup",
-        later="decryption of image layers",
     ),
     Row(
         "crio.runtime.additional_artifact_stores",

@@ -26,7 +26,8 @@ _REFUSED = {
 class Settings:
     """Store directories and overlay options. ``mount_options`` are those of ``overlay.mountopt``; ``sync`` is
     ``none`` or ``filesystem`` (layers reach the disk before their record does); ``limits`` bound what one layer may
-    hold (keys of ``pycrio._native.untar``)."""
+    hold (keys of ``pycrio._native.untar``). ``decryption_keys`` is a directory with private keys for encrypted
+    layers."""
 
     root: str = "/var/lib/containers/storage"
     run_root: str = "/run/containers/storage"
@@ -36,6 +37,7 @@ class Settings:
     skip_mount_home: bool = False
     sync: str = "none"
     limits: Mapping[str, int] = field(default_factory=dict)
+    decryption_keys: str = "/etc/crio/keys/"
 
     @classmethod
     def from_options(cls, root: str, run_root: str, image_store: str, driver: str, options: Sequence[str]) -> Settings:

@@ -14,10 +14,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from pycrio._native.pools import submit
+from pycrio._native.pools import offload, submit
+from pycrio.drivers.layers import decrypt
 from pycrio.drivers.layers.files import Place, rename
 from pycrio.drivers.layers.index import Index, View, chain_ids
 from pycrio.drivers.layers.mounting import Mounter
@@ -138,6 +140,7 @@ class Layers:
         self._mounter = mounter
         self._staged: dict[str, Staged] = {}
         self._extract: Callable[[], Extract] = _native_extract
+        self.keys = settings.decryption_keys  # a directory; another one after a reload
 
     def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
         """Layer ids for a list of diff IDs, base first."""
@@ -159,18 +162,21 @@ class Layers:
         for what, digest in (("digest", layer.digest), ("diff ID", layer.diff_id)):
             if digest and not digest.startswith("sha256:"):
                 raise Unsupported(f"layer {layer.digest}: its {what} is not a sha256 digest, others cannot be verified")
+        lock = await offload("store", decrypt.unlock, layer, self.keys) if decrypt.encrypted(layer) else None
         staged = await settle(submit("store", guarded, self._stage), Staged.remove)
         try:
-            return await self._unpack(layer, source_fd, staged)
+            return await self._unpack(layer, source_fd, staged, lock)
         except BaseException:
             await settle(submit("store", guarded, staged.remove))
             raise
 
-    async def _unpack(self, layer: LayerDescriptor, source_fd: int, staged: Staged) -> UnpackedLayer:
+    async def _unpack(
+        self, layer: LayerDescriptor, source_fd: int, staged: Staged, lock: decrypt.Lock | None
+    ) -> UnpackedLayer:
         await _readable(source_fd)
         cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            future = submit("unpack", self._run, layer, source_fd, staged, cancel_fd)
+            future = submit("unpack", self._open, layer, lock, partial(self._run, layer, staged, cancel_fd), source_fd)
             try:
                 result = await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -181,6 +187,8 @@ class Layers:
                 raise
         finally:
             os.close(cancel_fd)
+        if lock is not None:  # the blob itself was verified on its way
+            layer = replace(layer, digest=lock.digest or result.compressed_digest, size=-1)
         _verify(layer, result)
         key = secrets.token_hex(8)
         staged.compression = result.compression
@@ -210,7 +218,18 @@ class Layers:
             raise
         return Staged(content, split)
 
-    def _run(self, layer: LayerDescriptor, source_fd: int, staged: Staged, cancel_fd: int) -> Extracted:
+    def _open(
+        self, layer: LayerDescriptor, lock: decrypt.Lock | None, extract: Callable[[int], Extracted], source_fd: int
+    ) -> Extracted:
+        """Extract from a descriptor, through decryption where there is a lock."""
+        if lock is None:
+            return extract(source_fd)
+        with decrypt.Opening(layer, lock, source_fd) as opening:
+            result = extract(opening.reader)
+            opening.verify()
+        return result
+
+    def _run(self, layer: LayerDescriptor, staged: Staged, cancel_fd: int, source_fd: int) -> Extracted:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         split_fd = os.open(f"{staged.split.path}/{_SPLIT}", flags, 0o600)
         try:

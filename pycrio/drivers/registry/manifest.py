@@ -146,14 +146,12 @@ def parse_manifest(document: Mapping[str, Any], media_type: str, limit: int) -> 
     if len(layers) > limit:
         raise BadImage(f"it has {len(layers)} layers, more than the {limit} that are accepted")
     found = tuple(descriptor(layer, f"its layer {number}") for number, layer in enumerate(layers, 1))
-    encrypted = [layer for layer in found if layer.media_type.endswith("+encrypted")]
-    if encrypted:
-        raise Unsupported(
-            f"its layer {encrypted[0].digest} is encrypted, and decryption of layers is not supported: push the image "
-            "without encryption"
-        )
     annotations = texts(document.get("annotations"), "its manifest")
-    return Manifest(media_type, config, found, annotations, _artifact_type(document, media_type, config))
+    kind = _artifact_type(document, media_type, config)
+    encrypted = [layer for layer in found if layer.media_type.endswith("+encrypted")]
+    if encrypted and kind:
+        raise Unsupported(f"its blob {encrypted[0].digest} is encrypted, which only layers of images may be")
+    return Manifest(media_type, config, found, annotations, kind)
 
 
 def _artifact_type(document: Mapping[str, Any], media_type: str, config: Descriptor) -> str:

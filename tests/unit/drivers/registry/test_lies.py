@@ -269,8 +269,11 @@ MALFORMED: dict[str, tuple[Callable[[dict[str, Any]], Any], type[PycrioError], s
     "schema 1": (lambda d: d.update(schemaVersion=1, mediaType=""), Unsupported, "schema 1"),
     "annotations of numbers": (lambda d: d.update(annotations={"a": 1}), BadImage, "malformed annotations"),
     "huge config": (lambda d: d["config"].update(size=1 << 40), BadImage, "its config has"),
-    "encrypted layer": (
-        lambda d: d["layers"][0].update(mediaType=d["layers"][0]["mediaType"] + "+encrypted"),
+    "encrypted artifact": (
+        lambda d: (
+            d["layers"][0].update(mediaType=d["layers"][0]["mediaType"] + "+encrypted"),
+            d.update(artifactType="application/x-test"),
+        ),
         Unsupported,
         "is encrypted",
     ),
