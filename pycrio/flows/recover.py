@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
@@ -50,7 +50,8 @@ async def recover(node: Node) -> None:
         node.names.reserve(container.name, container.id)
     limit = asyncio.Semaphore(AT_ONCE)
     await asyncio.gather(*(_bounded(limit, _container(node, c)) for c in node.containers))
-    await asyncio.gather(*(_bounded(limit, _pod(node, p)) for p in node.pods))
+    pins = await node.host.namespaces.pins()
+    await asyncio.gather(*(_bounded(limit, _pod(node, p, pins)) for p in node.pods))
     log.info("Recovered", pods=len(node.pods), containers=len(node.containers))
 
 
@@ -72,14 +73,13 @@ async def _container(node: Node, container: ContainerRecord) -> None:
         await _half_restored(node, container)
         return
     await _end_checkpoint(node, container)
-    report = await node.host.monitors.exit_of(container.id, container.persist_dir)
-    if report is not None:
-        await exits.handle(node, report)
-    elif not node.host.processes.alive(container.pid, container.pid_start_time):
-        log.warning("Container ended while nobody watched", id=container.id)
-        await exits.handle(node, ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
-    else:
+    if node.host.processes.alive(container.pid, container.pid_start_time):
         await _living(node, container)
+        return
+    report = await node.host.monitors.exit_of(container.id, container.persist_dir)
+    if report is None:
+        log.warning("Container ended while nobody watched", id=container.id)
+    await exits.handle(node, report or ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
 
 
 async def _living(node: Node, container: ContainerRecord) -> None:
@@ -115,10 +115,9 @@ async def _end_checkpoint(node: Node, container: ContainerRecord) -> None:
             await node.host.files.remove(f"{container.persist_dir}/{name}")
 
 
-async def _pod(node: Node, pod: PodRecord) -> None:
+async def _pod(node: Node, pod: PodRecord, pins: Mapping[str, str]) -> None:
     if not pod.ready:
         return
-    pins = await node.host.namespaces.pins()
     lost = [path for path in pod.namespaces.values() if path not in pins]
     init_gone = pod.infra_pid and not node.host.processes.alive(pod.infra_pid, pod.infra_start_time)
     if lost or init_gone:

@@ -56,37 +56,50 @@ def plain(value: Any) -> Any:
     return value
 
 
-@functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
 def typed(kind: Any, value: Any) -> Any:
-    """Turn JSON back into the type ``kind``; raises TypeError, ValueError or KeyError when it does not fit."""
-    origin = typing.get_origin(kind)
+    """Turn JSON back into the type ``kind``; raises TypeError, ValueError, KeyError or AttributeError when it does not
+    fit."""
+    return _reader(kind)(value)
+
+
+@functools.cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """The function that does it for a type. Types are looked into once: a start reads a thousand records."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        inner = [a for a in typing.get_args(kind) if a is not type(None)]
-        return typed(inner[0], value)
+        inner = _reader(next(a for a in args if a is not type(None)))
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        args = typing.get_args(kind)
+        return _tuple_reader(args)
+    if origin is dict:
+        item = _reader(args[1])
+        return lambda value: {k: item(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+        return lambda value: kind(**{k: readers[k](v) for k, v in value.items() if k in readers})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return lambda value: kind[value]
+    if kind is bytes:
+        return lambda value: base64.b64decode(value["b64"], validate=True)
+    return functools.partial(_plain_value, kind) if kind in (int, float, str, bool) else lambda value: value
+
+
+def _tuple_reader(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    same = _reader(args[0]) if len(args) == 2 and args[1] is Ellipsis else None
+    each = () if same else tuple(_reader(a) for a in args)
+
+    def read(value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError(f"expected a list, found {type(value).__name__}")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(typed(args[0], v) for v in value)
-        return tuple(typed(a, v) for a, v in zip(args, value, strict=True))
-    if origin is dict:
-        item = typing.get_args(kind)[1]
-        return {k: typed(item, v) for k, v in value.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        return kind(**{k: typed(hints[k], v) for k, v in value.items() if k in hints})
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind[value]
-    if kind is bytes:
-        return base64.b64decode(value["b64"], validate=True)
-    if kind in (int, float, str, bool) and type(value) is not kind and (kind, type(value)) != (float, int):
+        if same is not None:
+            return tuple([same(v) for v in value])
+        return tuple(reader(v) for reader, v in zip(each, value, strict=True))
+
+    return read
+
+
+def _plain_value(kind: type[Any], value: Any) -> Any:
+    if type(value) is not kind and (kind, type(value)) != (float, int):
         raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value
 

@@ -94,8 +94,7 @@ class Tree:
         """Groups whose name begins so, as paths below a hierarchy's root."""
         found: set[str] = set()
         for root in self.roots():
-            for path, names, _ in os.walk(root):
-                found.update(os.path.relpath(os.path.join(path, n), root) for n in names if n.startswith(prefix))
+            found.update(path[len(root) + 1 :] for path in _groups(root) if path.rpartition("/")[2].startswith(prefix))
         return sorted(found)
 
 
@@ -103,6 +102,23 @@ def weight(shares: int) -> int:
     """cgroup v2's cpu.weight (1 to 10000) for v1's cpu.shares (2 to 262144), as OCI runtimes convert."""
     shares = min(max(shares, 2), 262144)
     return 1 + (shares - 2) * 9999 // 262142
+
+
+def _groups(top: str) -> Iterator[str]:
+    """The groups below one. A group has dozens of files: one that its link count shows to have no groups inside (as
+    kernfs counts) is not looked into."""
+    try:
+        with os.scandir(top) as entries:
+            inside = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return  # removed meanwhile
+    for entry in inside:
+        yield entry.path
+        try:
+            if entry.stat(follow_symlinks=False).st_nlink != 2:
+                yield from _groups(entry.path)
+        except FileNotFoundError:
+            continue
 
 
 def _below(top: str) -> Iterator[str]:
