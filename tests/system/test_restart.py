@@ -91,6 +91,23 @@ def test_containers_go_on_and_keep_logging(node: Node, end: str) -> None:
     node.sh(pod, "ip addr show eth0")  # the pod is as good as before
 
 
+def test_reopening_again_loses_nothing(node: Node) -> None:
+    """Asked once more, since the daemon died with its answer, or without a rotation: the file in use stays."""
+    ctr = node.start(node.pod(), "sh", "-c", COUNT)
+    path = node.status(ctr).log_path
+    os.rename(path, f"{path}.1")
+    node.cri.ReopenContainerLog(container_id=ctr)
+    eventually(lambda: numbers(path))
+    node.crash()
+    with concurrent.futures.ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: node.cri.ReopenContainerLog(container_id=ctr), range(2)))
+    written = len(numbers(path))
+    eventually(lambda: len(numbers(path)) > written + 5)
+    node.cri.StopContainer(container_id=ctr, timeout=0)
+    found = numbers(f"{path}.1") + numbers(path)
+    assert found == list(range(1, len(found) + 1))
+
+
 def test_ends_that_nobody_watched(node: Node) -> None:
     flag = pathlib.Path(node.dir, "flag")
     flag.mkdir()

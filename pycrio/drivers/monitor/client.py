@@ -145,7 +145,9 @@ class Monitors:
     # --- control --------------------------------------------------------------------------------------------------
 
     async def reopen_log(self, bundle: str, log_path: str) -> None:
-        """Have the log reopened; returns when the new file has arrived.
+        """Have the log reopened; returns when the new file has arrived, or at once when the monitor writes to the file
+        of that name already: it would put an empty one in its place, and what was written since an earlier request,
+        whose answer was lost, with it.
 
         NotFound when the monitor is not there or ends before, RuntimeFailure when the directory cannot be watched.
         """
@@ -158,8 +160,9 @@ class Monitors:
         try:
             watch.add(os.path.dirname(log_path))
             with _pidfd_of_monitor(bundle) as monitor:
-                await offload("proc", _command, f"{bundle}/ctl", b"2 0 0\n")
-                await _unless_ended(arrived, monitor, bundle)
+                if not await offload("proc", _has_open, _read_pid(f"{bundle}/conmon-pidfile"), log_path):
+                    await offload("proc", _command, f"{bundle}/ctl", b"2 0 0\n")
+                    await _unless_ended(arrived, monitor, bundle)
         except NativeError as e:
             raise RuntimeFailure(f"log {log_path} cannot be reopened: {e}") from e
         finally:
@@ -297,6 +300,20 @@ def _pidfd_of_monitor(bundle: str) -> Fd:
         return Fd(os.pidfd_open(pid))
     except OSError as e:
         raise NotFound("monitor", str(pid), f"the monitor of {bundle} has ended: {e.strerror}") from e
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether the process has the file of this name open, under whatever name it opened it."""
+    try:
+        file = os.stat(path)
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.path.samestat(file, os.stat(f"/proc/{pid}/fd/{name}")):
+                return True
+    return False
 
 
 async def _unless_ended(event: asyncio.Event, process: Fd, bundle: str) -> None:
