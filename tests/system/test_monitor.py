@@ -671,6 +671,37 @@ def test_idle_monitor_gives_its_buffers_back(ours: Rig) -> None:
     assert sizes[-1] <= 110, sizes
 
 
+def test_flood_of_single_lines_on_both_streams(ours: Rig) -> None:
+    """Megabytes in writes of one line: what the monitor takes up for that (larger pipes, one of its own) goes again."""
+    line = "x" * 90
+    loop = f"while [ $n -lt $1 ]; do n=$((n+1)); echo $n {line}; echo $n {line} >&2; done"
+    ours.prepare(f"flood() {{ {loop}; }}; n=0; read x; flood 48000; echo > /tmp/at; read x; flood 60000; exit 3")
+    at = ours.bundle / "rootfs" / "tmp" / "at"
+    os.mkfifo(at)
+    ours.create("-i", "--leave-stdin-open")
+    client = ours.attach()
+    ours.start()
+
+    def open_files() -> int:
+        return len(os.listdir(f"/proc/{ours.monitor_pid}/fd"))
+
+    before = open_files()
+    client.send(b"\n")
+    at.read_bytes()  # the first flood is over
+    with pidfd(ours.monitor_pid) as fd:
+        assert fd is not None
+        for _ in range(100):
+            if open_files() == before:
+                break
+            wait_quiet(fd)
+    assert open_files() == before
+    client.send(b"\n")
+    client.close()
+    assert ours.exit_code() == 3
+    numbers = b"".join(b"%d %s\n" % (n, line.encode()) for n in range(1, 60001))
+    assert output(ours) == (numbers, numbers)
+
+
 def wait_quiet(fd: int) -> None:
     """A twentieth of a second in which the process does not end."""
     assert not select.select([fd], [], [], 0.05)[0]
