@@ -2,8 +2,8 @@
 
 Needs the extra ``pycrio[tracing]``; imported only when tracing is switched on. A thread of the SDK sends what has ended
 in batches. Its queue is bounded: while the collector is away spans are lost, nothing waits and nothing grows. The
-environment variables of the SDK for batches, limits and headers (``OTEL_BSP_*``, ``OTEL_SPAN_*``,
-``OTEL_EXPORTER_OTLP_HEADERS``) hold.
+environment variables of the SDK for batches, limits, headers and time-out (``OTEL_BSP_*``, ``OTEL_SPAN_*``,
+``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_EXPORTER_OTLP_TIMEOUT``) hold.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ log = obslog.get("trace")
 SERVICE = "crio"
 """``service.name``, by which dashboards made for CRI-O find the spans."""
 EXPORT_TIMEOUT = 5.0
+"""Seconds for a batch, with all attempts."""
 FLUSH_TIMEOUT = 3.0
 LONGEST_VALUE = 4096
 """Characters of an attribute."""
@@ -135,7 +136,8 @@ class Tracing:
         self._quiet = _Quiet()
         self._logger.addHandler(self._quiet)
         self._logger.propagate = False
-        exporter = OTLPSpanExporter(endpoint=settings.endpoint, insecure=True, timeout=EXPORT_TIMEOUT)
+        timeout = None if os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") else EXPORT_TIMEOUT
+        exporter = OTLPSpanExporter(endpoint=settings.endpoint, insecure=True, timeout=timeout)
         self._exporter = _Watched(exporter, settings.endpoint)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.rate / 1_000_000) if settings.rate else ALWAYS_OFF),

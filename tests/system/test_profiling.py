@@ -82,12 +82,6 @@ def test_a_profile_on_demand(daemon: Daemon) -> None:
     assert of(daemon, "/debug/pprof/heap").of("flows.node_state.Node", "inuse_objects") == 1
 
 
-def test_it_is_off_by_default(daemon: Daemon) -> None:
-    daemon.start()
-    assert fetch(_UnixConnection(f"{daemon.dir}/crio.sock"), "/debug/pprof/")[0] == 404
-    assert "Profiles are served" not in daemon.log
-
-
 def test_a_file_that_cannot_be_written_is_told_at_once(daemon: Daemon) -> None:
     daemon.start("--profile-cpu", f"{daemon.dir}/absent/cpu", wait=False)
     assert daemon.process is not None

@@ -11,6 +11,8 @@ import pytest
 
 import pycrio
 from pycrio.api._pb import api_pb2 as pb
+from pycrio.commands.status import Client
+from pycrio.errors import NotFound
 from tests import streams
 from tests.collector import SERVER, Collector, Span
 from tests.daemon import Daemon
@@ -154,6 +156,13 @@ async def test_a_callers_trace_and_a_streaming_session(node: Node, collector: Co
     assert session.start >= call.start
 
 
+def test_profiles_are_not_served_by_default(node: Node) -> None:
+    """Here because this daemon runs anyway; see test_profiling.py for those that serve them."""
+    with pytest.raises(NotFound):
+        Client(f"{node.dir}/crio.sock").get("/debug/pprof/")
+    assert "Profiles are served" not in node.daemon.log
+
+
 def test_only_callers_with_a_trace(node: Node, collector: Collector) -> None:
     """Rate 0, on the same containers; what has not been sent is sent at the end."""
     pathlib.Path(node.dir, "conf.d", "20-rate.conf").write_text(CONFIG.format(endpoint=collector.endpoint, rate=0))
@@ -176,7 +185,8 @@ def test_only_callers_with_a_trace(node: Node, collector: Collector) -> None:
 @pytest.fixture
 def other(isolation: Isolation) -> Iterator[Daemon]:
     """A daemon that is not started yet; nobody listens at its collector's address."""
-    daemon = Daemon(short_directory(), extra=CONFIG.format(endpoint="127.0.0.1:9", rate=1_000_000), env=QUICK)
+    daemon = Daemon(short_directory(), extra=CONFIG.format(endpoint="127.0.0.1:9", rate=1_000_000))
+    daemon.env = {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}
     yield daemon
     daemon.clean()
 
