@@ -144,8 +144,8 @@ def _command(command: Command, argv: list[str], parsed: flags.Parsed) -> int:
 
 
 def _status(command: Command, outer: _Own) -> int:
-    if not outer.rest:
-        return _help([command.name])
+    if not outer.rest or outer.rest[0] in ("help", "h"):
+        return _help([command.name, *outer.rest[1:]])
     below = command.find(outer.rest[0])
     if below is None:
         raise PycrioError(f'command "status {outer.rest[0]}" not supported')

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pycrio.config.options import ROWS, Row
 from pycrio.config.options.commands import ROOT, Command
 
+NAMES = ("pycrio", "crio")  # the second is what a node that had CRI-O may call it
 GLOBAL: tuple[Row, ...] = (*ROWS, *ROOT.flags)
 _CHOICES = {
     "cli.log_format": ("text", "json"),
@@ -62,33 +63,26 @@ def _bash() -> str:
         for below in visible(command):
             names = "|".join(f'"{prefix} {name}"' for name in (below.name, *below.aliases))
             lines.append(f"            {names}) path={prefix}/{below.name} ;;")
-    takes = sorted(
-        {flag for _, command in _paths() for row in _rows(command) if row.kind != "bool" for flag in row.flags}
-    )
-    lines += [
-        "            *)",
-        '                case "${COMP_WORDS[i]}" in',
-        f"                    {'|'.join(takes)}) skip=1 ;;",
-        "                esac ;;",
-        "        esac",
-        "    done",
-        '    case "$previous" in',
+    # The same letter may take a value in one command and none in another.
+    takes = [
+        (row, "|".join(f'"{"/".join(("pycrio", *path))} {flag}"' for flag in row.flags))
+        for path, command in _paths()
+        for row in _rows(command)
+        if row.kind != "bool"
     ]
-    for row in _rows(ROOT):
-        if row.key in _CHOICES:
-            words = " ".join(_CHOICES[row.key])
-            lines.append(f'        {"|".join(row.flags)}) COMPREPLY=($(compgen -W "{words}" -- "$word")); return ;;')
-    lines += [
-        f'        {"|".join(takes)}) COMPREPLY=($(compgen -f -- "$word")); return ;;',
-        "    esac",
-        '    case "$path" in',
-    ]
+    lines += [f"            {spelt}) skip=1 ;;" for _, spelt in takes]
+    lines += ["        esac", "    done", '    case "$path $previous" in']
+    for row, spelt in takes:
+        words = " ".join(_CHOICES.get(row.key, ()))
+        source = f'compgen -W "{words}"' if words else "compgen -f"
+        lines.append(f'        {spelt}) COMPREPLY=($({source} -- "$word")); return ;;')
+    lines += ["    esac", '    case "$path" in']
     for path, command in _paths():
         offers = [flag for row in _rows(command) for flag in row.flags]
         offers += [below.name for below in visible(command)] + list(command.words)
         prefix = "/".join(("pycrio", *path))
         lines.append(f'        {prefix}) COMPREPLY=($(compgen -W "{" ".join(offers)}" -- "$word")) ;;')
-    lines += ["    esac", "}", "complete -F _pycrio pycrio", ""]
+    lines += ["    esac", "}", f"complete -F _pycrio {' '.join(NAMES)}", ""]
     return "\n".join(lines)
 
 
@@ -111,7 +105,7 @@ def _zsh_flags(command: Command) -> list[str]:
 
 
 def _zsh() -> str:
-    lines = ["#compdef pycrio", "# zsh completion for pycrio"]
+    lines = [f"#compdef {' '.join(NAMES)}", "# zsh completion for pycrio"]
     for path, command in _paths():
         name = "_".join(("_pycrio", *path))
         below = visible(command)
@@ -130,7 +124,9 @@ def _zsh() -> str:
             lines += [f"                {'|'.join((c.name, *c.aliases))}) {name}_{c.name} ;;" for c in below]
             lines += ["            esac ;;", "    esac"]
         lines += ["}", ""]
-    return "\n".join([*lines, "compdef _pycrio pycrio", ""])
+    # Found in fpath, the file is the function's first call; read by source or eval, it has to tell what it is for.
+    lines.append(f'if [[ $funcstack[1] == _pycrio ]]; then _pycrio "$@"; else compdef _pycrio {" ".join(NAMES)}; fi')
+    return "\n".join([*lines, ""])
 
 
 def _fish_text(text: str) -> str:
@@ -151,6 +147,7 @@ def _fish() -> str:
         for below in visible(command):
             lines.append(f"complete -c pycrio{condition} -a {below.name} -d {_fish_text(below.doc)}")
         lines += [f"complete -c pycrio{condition} -a {word}" for word in command.words]
+    lines += [f"complete -c {name} -w pycrio" for name in NAMES[1:]]
     return "\n".join([*lines, ""])
 
 

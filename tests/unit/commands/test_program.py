@@ -120,6 +120,9 @@ def test_mistakes(argv: list[str], said: str) -> None:
         (["-h"], "Commands:"),
         (["help", "status"], "timeline"),
         (["help", "status", "timeline"], "--html"),
+        (["h", "wipe"], "--force"),
+        (["status", "help"], "goroutines"),
+        (["status", "h", "hp"], "--file"),
         (["status"], "goroutines"),
         (["status", "t", "--help"], "pycrio status timeline"),
         (["check", "-h"], "--repair"),
@@ -129,7 +132,7 @@ def test_mistakes(argv: list[str], said: str) -> None:
         (["markdown", "--section=5"], "# crio.conf(5)"),
         (["complete"], "# bash completion"),
         (["completion", "fish"], "# fish completion"),
-        (["complete", "zsh"], "#compdef pycrio"),
+        (["complete", "zsh"], "#compdef pycrio crio"),
     ],
 )
 def test_what_is_printed(argv: list[str], shown: str) -> None:

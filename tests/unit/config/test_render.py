@@ -252,6 +252,10 @@ def test_bash_completion() -> None:
     assert set(_complete(["pycrio", "status", "-s", "/x", ""])) >= {"timeline", "info", "--socket"}
     assert "--html" in _complete(["pycrio", "status", "t", "--"])
     assert _complete(["pycrio", "completion", "z"]) == ["zsh"]
+    assert "--repair" in _complete(["pycrio", "check", "-f", "--"])  # -f takes a file in another command
+    assert _complete(["pycrio", "status", "heap", "-f", "/etc/hostn"]) == ["/etc/hostname"]
+    assert _complete(["pycrio", "man", "--section", ""]) == ["5", "8"]
+    assert _complete(["pycrio", "publ"]) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
