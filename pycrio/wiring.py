@@ -26,6 +26,7 @@ from pycrio.drivers.hooks.oci import Settings as HookSettings
 from pycrio.drivers.host.files import Files
 from pycrio.drivers.host.mounting import Mounts
 from pycrio.drivers.host.processes import Processes
+from pycrio.drivers.layers.apart import Groups
 from pycrio.drivers.layers.settings import Settings as StoreSettings
 from pycrio.drivers.layers.store import Store
 from pycrio.drivers.monitor.client import Monitors
@@ -83,6 +84,7 @@ async def build(config: Config, version: str) -> Parts:
     store = Store(store_settings(config))
     cgroups = Cgroups(CgroupSettings(config.text("crio.runtime.cgroup_manager")))
     systemd = cgroups.driver() == "systemd"
+    store.layers.groups = Groups(cgroups.take_in, cgroups.let_go)
     prefix = taskset(config)
     artifacts = Artifacts(
         ArtifactSettings(config.text("crio.root"), config.texts("crio.runtime.additional_artifact_stores"))
@@ -340,6 +342,7 @@ def make_options(config: Config) -> Options:
                 *(w.allowed_annotations for w in config.workloads.values()),
             )
         ),
+        separate_pull_cgroup=config.text("crio.runtime.separate_pull_cgroup"),
         enable_pod_events=config.flag("crio.runtime.enable_pod_events"),
         disable_hostport_mapping=config.flag("crio.runtime.disable_hostport_mapping"),
         hostnetwork_disable_selinux=config.flag("crio.runtime.hostnetwork_disable_selinux"),

@@ -191,6 +191,12 @@ def host_faults(config: Config, environ: Mapping[str, str]) -> list[Fault]:
         say("crio.runtime.infra_ctr_cpuset", "needs the program taskset in PATH")
     if config.flag("crio.tracing.enable_tracing") and not _tracing_installed():
         say("crio.tracing.enable_tracing", "needs OpenTelemetry, which is not installed: pip install 'pycrio[tracing]'")
+    group = config.text("crio.runtime.separate_pull_cgroup")
+    if group not in ("", "pod") and group.endswith(".slice") != (
+        config.text("crio.runtime.cgroup_manager") == "systemd"
+    ):
+        wanted = "slice" if not group.endswith(".slice") else "cgroup, which the manager cgroupfs could make"
+        say("crio.runtime.separate_pull_cgroup", f"{group!r} is neither pod nor the name of a {wanted}")
     handler = config.default_handler
     prefix = f"{RUNTIMES}.{handler.name}"
     program = handler.runtime_path or handler.name

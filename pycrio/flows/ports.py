@@ -136,9 +136,10 @@ class Layers(Protocol):
     async def present(self, layer_ids: Sequence[str]) -> frozenset[str]:
         """Those of the ids that the store holds completely."""
 
-    async def unpack(self, layer: LayerDescriptor, source_fd: int) -> UnpackedLayer:
-        """Extract a blob from a pipe into a staging place while it arrives. BadImage when the stream is malformed or
-        digest, size or diff ID differ from the descriptor's; nothing stays behind on failure or cancellation."""
+    async def unpack(self, layer: LayerDescriptor, source_fd: int, group: str = "") -> UnpackedLayer:
+        """Extract a blob from a pipe into a staging place while it arrives; with ``group`` by a process below that
+        control group. BadImage when the stream is malformed or digest, size or diff ID differ from the descriptor's;
+        Denied when it is encrypted and none of our keys opens it; nothing stays behind on failure or cancellation."""
 
     async def commit(self, layer: UnpackedLayer, layer_id: str, parent: str) -> None:
         """Make a staged layer part of the store (already there: the staged copy is dropped)."""
@@ -668,6 +669,7 @@ class Options:
     infra_ctr_cpuset: str = ""
     shared_cpuset: str = ""
     unbalance_ended: bool = False
+    separate_pull_cgroup: str = ""
     enable_pod_events: bool = False
     disable_hostport_mapping: bool = False
     hostnetwork_disable_selinux: bool = True

@@ -203,6 +203,7 @@ class FakeLayers:
         self._script = script
         self.kept: set[str] = set()
         self.staged: set[str] = set()
+        self.groups: set[str] = set()
 
     def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
         return tuple(digest(" ".join(diff_ids[: i + 1])) for i in range(len(diff_ids)))
@@ -210,8 +211,9 @@ class FakeLayers:
     async def present(self, layer_ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.kept & set(layer_ids))
 
-    async def unpack(self, layer: LayerDescriptor, source_fd: int) -> UnpackedLayer:
+    async def unpack(self, layer: LayerDescriptor, source_fd: int, group: str = "") -> UnpackedLayer:
         await self._script.at("layers.unpack")
+        self.groups.add(group)
         staging = f"staged-{layer.digest}"
         self.staged.add(staging)
         return UnpackedLayer(staging, layer.digest, layer.size, layer.diff_id, layer.size, "none")

@@ -173,8 +173,8 @@ _SECURITY = (
         "crio.runtime.rdt_config_file",
         "string",
         "",
-        "File with classes of Intel RDT (YAML): shares of caches and memory bandwidth, set up in resctrl at the start and "
-        "chosen by annotation.",
+        "File with classes of Intel RDT (YAML): shares of caches and memory bandwidth, set up in resctrl at the start "
+        "and chosen by annotation.",
         flags=("--rdt-config-file",),
         reload="sighup",
     ),
@@ -512,10 +512,10 @@ _PODS = (
         "crio.runtime.separate_pull_cgroup",
         "string",
         "",
-        "Pull images in a cgroup of their own: pod for that of the pod, or a cgroup's name. Experimental.",
+        "Extract pulled layers in processes of their own, in a cgroup: pod for that of the pod, or a cgroup's name "
+        "(with the manager systemd that of a slice), below which each gets one. Experimental.",
         flags=("--separate-pull-cgroup",),
         env=("PULL_IN_A_CGROUP",),
-        later="pulling in a cgroup of its own",
     ),
     Row(
         "crio.runtime.runtimes",

@@ -112,11 +112,13 @@ class Cgroups:
         log.warning("Cgroup stays behind, it is still busy", path=path)
 
     async def sweep(self, valid: Sequence[str]) -> None:
-        """Remove empty groups ``crio-<id>`` and ``crio-conmon-<id>`` whose id is not in ``valid``."""
+        """Remove empty groups ``crio-<id>`` and ``crio-conmon-<id>`` whose id is not in ``valid``, and those of
+        helpers."""
         known = frozenset(valid)
         for path in await offload("mount", self.tree.named, "crio-"):
             ident = os.path.basename(path).removeprefix("crio-").removeprefix("conmon-").removesuffix(".scope")
-            if is_id(ident) and ident not in known and not await self._at(path, "read", self.tree.processes):
+            ours = ident.startswith("pull-") or (is_id(ident) and ident not in known)
+            if ours and not await self._at(path, "read", self.tree.processes):
                 await self._at(path, "removed", self.tree.remove)
 
     async def _at(self, path: str, what: str, work: Callable[[str], T]) -> T:
@@ -160,6 +162,23 @@ class Cgroups:
         except OSError as e:
             await self._at(path, "removed", self.tree.remove)
             raise ExternalFailure(f"monitor {pid} cannot be moved to cgroup {path}: {e.strerror}") from e
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    async def take_in(self, pid: int, parent: str, name: str) -> None:
+        """Move a process of ours into a group of its own below a parent."""
+        parent = self.check_parent(parent)
+        if self._systemd is not None:
+            await self._systemd.scope(f"{name}.scope", parent, pid)
+            return
+        path = f"{self.directory(parent)}/{name}"
+        await self._at(path, "made", self.tree.make)
+        await self._at(path, "entered", lambda p: self.tree.enter(p, pid))
+
+    async def let_go(self, parent: str, name: str) -> None:
+        """Remove that group when the process has ended; systemd does so itself."""
+        if self._systemd is None:
+            await self._remove(f"{self.directory(self.check_parent(parent))}/{name}")
 
     async def leave(self, parent: str, container_id: str) -> None:
         """Remove the group of a container's ended monitor; systemd removes its scopes itself."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pycrio._native.pools import offload, submit
 from pycrio.drivers.layers import decrypt
@@ -32,6 +32,9 @@ from pycrio.drivers.layers.turn import Turn, guarded, settle
 from pycrio.errors import BadImage, Exhausted, NotFound, Overtaken, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
 from pycrio.obs import log as obslog
+
+if TYPE_CHECKING:
+    from pycrio.drivers.layers.apart import Groups
 
 log = obslog.get("store")
 
@@ -107,6 +110,9 @@ class Extract(Protocol):
         """Extract a stream into a directory."""
 
 
+Work = Callable[[int, int], Extracted]  # with the descriptors of blob and cancellation
+
+
 def _native_extract() -> Extract:
     from pycrio._native.untar import extract
 
@@ -141,6 +147,7 @@ class Layers:
         self._staged: dict[str, Staged] = {}
         self._extract: Callable[[], Extract] = _native_extract
         self.keys = settings.decryption_keys  # a directory; another one after a reload
+        self.groups: Groups | None = None  # where processes of their own go
 
     def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
         """Layer ids for a list of diff IDs, base first."""
@@ -152,8 +159,9 @@ class Layers:
         known = [i for i in layer_ids if view.layer(i) is not None]
         return frozenset(i for i in known if self._overlay.find(i) is not None)
 
-    async def unpack(self, layer: LayerDescriptor, source_fd: int) -> UnpackedLayer:
-        """Extract a blob from a pipe into a staging place while it arrives.
+    async def unpack(self, layer: LayerDescriptor, source_fd: int, group: str = "") -> UnpackedLayer:
+        """Extract a blob from a pipe into a staging place while it arrives; with ``group`` in a process below that
+        control group.
 
         BadImage when the stream is malformed or digest, size or diff ID differ from the descriptor's; nothing stays
         behind on failure or cancellation. ``source_fd`` stays the caller's, who closes it when this fails, so that
@@ -165,18 +173,29 @@ class Layers:
         lock = await offload("store", decrypt.unlock, layer, self.keys) if decrypt.encrypted(layer) else None
         staged = await settle(submit("store", guarded, self._stage), Staged.remove)
         try:
-            return await self._unpack(layer, source_fd, staged, lock)
+            work = self._work(layer, staged, lock, group)
+            # The blob of an encrypted layer is verified on its way; what comes out of it has a digest of its own.
+            content = layer if lock is None else replace(layer, digest=lock.digest, size=-1)
+            return await self._unpack(content, source_fd, staged, work)
         except BaseException:
             await settle(submit("store", guarded, staged.remove))
             raise
 
-    async def _unpack(
-        self, layer: LayerDescriptor, source_fd: int, staged: Staged, lock: decrypt.Lock | None
-    ) -> UnpackedLayer:
+    def _work(self, layer: LayerDescriptor, staged: Staged, lock: decrypt.Lock | None, group: str) -> Work:
+        """What a thread is to do with the blob."""
+        extract = self._extract()
+        if group and self.groups is not None:
+            from pycrio.drivers.layers.apart import Apart  # late: few nodes want it
+
+            extract = Apart(self.groups, group, asyncio.get_running_loop())
+        plain = partial(self._run, layer, staged, extract)
+        return plain if lock is None else partial(_unlocked, layer, lock, plain)
+
+    async def _unpack(self, layer: LayerDescriptor, source_fd: int, staged: Staged, work: Work) -> UnpackedLayer:
         await _readable(source_fd)
         cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            future = submit("unpack", self._open, layer, lock, partial(self._run, layer, staged, cancel_fd), source_fd)
+            future = submit("unpack", work, source_fd, cancel_fd)
             try:
                 result = await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -187,8 +206,6 @@ class Layers:
                 raise
         finally:
             os.close(cancel_fd)
-        if lock is not None:  # the blob itself was verified on its way
-            layer = replace(layer, digest=lock.digest or result.compressed_digest, size=-1)
         _verify(layer, result)
         key = secrets.token_hex(8)
         staged.compression = result.compression
@@ -218,25 +235,16 @@ class Layers:
             raise
         return Staged(content, split)
 
-    def _open(
-        self, layer: LayerDescriptor, lock: decrypt.Lock | None, extract: Callable[[int], Extracted], source_fd: int
+    def _run(
+        self, layer: LayerDescriptor, staged: Staged, extract: Extract, source_fd: int, cancel_fd: int
     ) -> Extracted:
-        """Extract from a descriptor, through decryption where there is a lock."""
-        if lock is None:
-            return extract(source_fd)
-        with decrypt.Opening(layer, lock, source_fd) as opening:
-            result = extract(opening.reader)
-            opening.verify()
-        return result
-
-    def _run(self, layer: LayerDescriptor, staged: Staged, cancel_fd: int, source_fd: int) -> Extracted:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         split_fd = os.open(f"{staged.split.path}/{_SPLIT}", flags, 0o600)
         try:
             dir_fd = os.open(f"{staged.content.path}/layer/diff", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 # keep_root: the top directory's mode and owner are not the archive's business (see Overlay.adopt).
-                result = self._extract()(
+                result = extract(
                     source_fd,
                     dir_fd,
                     split_fd=split_fd,
@@ -329,6 +337,14 @@ class Layers:
         )
 
 
+def _unlocked(layer: LayerDescriptor, lock: decrypt.Lock, work: Work, source_fd: int, cancel_fd: int) -> Extracted:
+    """Have an encrypted layer extracted, and verify its blob; what comes back is about its content."""
+    with decrypt.Opening(layer, lock, source_fd) as opening:
+        result = work(opening.reader, cancel_fd)
+        opening.verify()
+    return result
+
+
 async def _readable(fd: int) -> None:
     """Wait for the first byte (or the end) of a pipe or socket.
 
@@ -372,7 +388,7 @@ def _flagged(record: LayerRecord) -> LayerRecord:
 
 
 def _verify(layer: LayerDescriptor, result: Extracted) -> None:
-    if result.compressed_digest != layer.digest:
+    if layer.digest and result.compressed_digest != layer.digest:
         raise BadImage(
             f"layer {layer.digest}: the registry sent a blob with digest {result.compressed_digest}, "
             "it is damaged or not what the manifest names"

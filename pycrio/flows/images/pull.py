@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pycrio.errors import Exhausted, InvalidRequest, Overtaken, PycrioError, Timeout
@@ -36,9 +37,12 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
     if not spec.image:
         raise InvalidRequest("PullImage needs an image name")
     namespace = pod.metadata.namespace if pod else ""
-    key = (spec.image, credentials, namespace)
+    group = node.host.options.separate_pull_cgroup
+    if group == "pod":
+        group = pod.cgroup_parent if pod else ""
+    key = (spec.image, credentials, namespace, group)
     try:
-        image_id = await node.pulling.run(key, lambda: _pull(node, spec.image, credentials, namespace))
+        image_id = await node.pulling.run(key, lambda: _pull(node, spec.image, credentials, namespace, group))
     except PycrioError as e:
         metrics.pull_failed(e)
         raise
@@ -46,7 +50,7 @@ async def pull(node: Node, spec: ImageSpec, credentials: Credentials | None, pod
     return image_id
 
 
-async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str) -> str:
+async def _pull(node: Node, name: str, credentials: Credentials | None, namespace: str, group: str) -> str:
     host = node.host
     with steps.flow("PullImage", name):
         artifact = await host.artifacts.find(host.registry.names(name), "")
@@ -58,7 +62,7 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
             return await _pull_artifact(node, image)
         for tries_left in reversed(range(TRIES)):
             try:
-                stored = await _store(node, image)
+                stored = await _store(node, image, group)
                 break
             except Overtaken as e:
                 if not tries_left:
@@ -67,7 +71,7 @@ async def _pull(node: Node, name: str, credentials: Credentials | None, namespac
     return stored.id
 
 
-async def _store(node: Node, image: RemoteImage) -> StoredImage:
+async def _store(node: Node, image: RemoteImage, group: str) -> StoredImage:
     """Layers that are missing, then the record. Overtaken when the removal of another image took a layer that was there
     at first."""
     host = node.host
@@ -81,7 +85,7 @@ async def _store(node: Node, image: RemoteImage) -> StoredImage:
             for layer in image.layers[:have]:
                 metrics.layer_reused(layer.digest)
             staged = await _transfer_all(
-                node, image, image.layers[have:], (host.layers.unpack, host.layers.discard), undo
+                node, image, image.layers[have:], (partial(host.layers.unpack, group=group), host.layers.discard), undo
             )
         with steps.step("commit"):
             for index, unpacked in enumerate(staged, start=have):

@@ -180,3 +180,20 @@ async def test_a_monitor_that_is_gone_leaves_no_group(manager: Cgroups) -> None:
     with pytest.raises(ExternalFailure, match="cannot be moved"):
         await manager.place(child.pid, request("c2", "pod"))
     assert manager.tree.named("crio-conmon-c2") == []
+
+
+async def test_helpers_get_groups_of_their_own(manager: Cgroups) -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    name = f"crio-pull-{os.getpid()}"
+    try:
+        await manager.take_in(child.pid, PARENT, name)
+        assert await manager.processes(f"{PARENT}/{name}") == [child.pid]
+        with pytest.raises(InvalidRequest, match="systemd slice"):
+            await manager.take_in(child.pid, "pulls.slice", name)
+    finally:
+        child.communicate()
+    await manager.let_go(PARENT, name)
+    assert manager.tree.named(name) == []
+    with pytest.raises(ExternalFailure, match="cannot be entered"):
+        await manager.take_in(child.pid, PARENT, name)
+    await manager.let_go(PARENT, name)

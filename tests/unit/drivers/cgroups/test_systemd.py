@@ -188,3 +188,28 @@ async def test_monitors_get_scopes_in_the_configured_slice(peer: Peer, configure
     await manager.leave("pods-1.slice", "c1")
     await manager.close()
     await manager.close()
+
+
+async def test_helpers_get_scopes(peer: Peer) -> None:
+    manager = Cgroups(Settings("systemd"))
+    await manager.take_in(os.getpid(), "pulls.slice", "crio-pull-1")
+    assert peer.calls[-1][1][0] == "crio-pull-1.scope"
+    assert dict(peer.calls[-1][1][2])["Slice"] == "pulls.slice"
+    await manager.let_go("pulls.slice", "crio-pull-1")
+    await manager.close()
+
+
+async def test_units_learn_of_what_is_written_to_their_groups(peer: Peer) -> None:
+    manager = Cgroups(Settings("systemd"))
+    await manager.note("/kubepods.slice", [("CPUQuotaPerSecUSec", "t", 5), ("AllowedCPUs", "ay", b"\x03")])
+    assert peer.calls[-1][0] == "SetUnitProperties"
+    unit, runtime, properties = peer.calls[-1][1]
+    assert (unit, runtime, dict(properties)) == (
+        "kubepods.slice",
+        True,
+        {"CPUQuotaPerSecUSec": 5, "AllowedCPUs": b"\x03"},
+    )
+    count = len(peer.calls)
+    await manager.note("/kubepods.slice/crio-1.scope/container", [("CPUQuotaPerSecUSec", "t", 5)])
+    assert len(peer.calls) == count
+    await manager.close()
