@@ -114,6 +114,8 @@ class _Groups:
         own, shared = parse_cpus(self.wanted.cpus), parse_cpus(self.wanted.shared)
         period = self.wanted.period or PERIOD
         pod = self._pod("cpu")
+        if self._read_quota(self._inner("cpu")[0]) == len(own | shared) * period:
+            return  # a start that was cut off has been here
         quota = self._read_quota(pod)
         if quota >= 0:
             self._write_quota(pod, quota + len(shared) * period)

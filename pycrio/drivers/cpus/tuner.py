@@ -75,6 +75,8 @@ class CpuTuner:
         if not (wanted.governor or wanted.latency or quiet):
             return
         async with self._lock:
+            # A claim that is there is of a start that was cut off: what it took is given back before it is taken anew.
+            await _to_the_end(self._give_back(container_id))
             try:
                 await self._tune(container_id, wanted, cpus, quiet)
             except BaseException as e:

@@ -74,6 +74,8 @@ async def test_v1_shared_cpus_raise_the_quota(tmp_path: pathlib.Path) -> None:
     await groups.cpus.apply(groups.path, CpuTuning("2-3", shared="0", period=50000))
     assert groups.read("cpu.cfs_quota_us", POD) == "150000"
     assert groups.read("cpu.cfs_quota_us") == "150000"
+    await groups.cpus.apply(groups.path, CpuTuning("2-3", shared="0", period=50000))
+    assert groups.read("cpu.cfs_quota_us", POD) == "150000"
     (groups.root / POD / "cpu.cfs_quota_us").write_text("-1\n")
     await groups.cpus.apply(groups.path, CpuTuning("2-3", shared="0"))
     assert groups.read("cpu.cfs_quota_us", POD) == "-1"

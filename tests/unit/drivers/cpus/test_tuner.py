@@ -141,6 +141,16 @@ async def test_another_daemon_gives_back_what_a_crash_left(machine: Machine) -> 
     assert machine.untouched()
 
 
+async def test_a_start_that_was_cut_off_may_be_repeated(machine: Machine) -> None:
+    await machine.driver().tune("a", ALL)
+    driver = machine.driver()
+    await driver.tune("a", CpuTuning("2-3", quiet="2-3"))
+    assert machine.values(LATENCY) == ["0"] * 4
+    assert machine.read("proc/irq/default_smp_affinity") == "00000003"
+    await driver.restore("a")
+    assert machine.untouched()
+
+
 async def test_a_successor_on_the_same_cpus_keeps_them(machine: Machine) -> None:
     driver = machine.driver()
     await driver.tune("old", ALL)
