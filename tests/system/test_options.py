@@ -1,17 +1,25 @@
-"""Containers with CPUs of their own, on the cgroups of this machine. Its interrupts and idle states are stood in for by
-files that lie over the kernel's in the session's mount namespace."""
+"""Options that need a real daemon on one node: CPUs of containers, classes of service, encrypted images, pulls in a
+control group of their own.
+
+The machine's interrupts and idle states are stood in for by files that lie over the kernel's in the session's mount
+namespace; control groups are those of this machine.
+"""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pycrio.api._pb import api_pb2 as pb
+from tests.fixtures_registry import push_image
 from tests.isolation import CGROUPS, Isolation, mount, unmount
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, linux, refused, secured
@@ -24,16 +32,41 @@ CONF = """
 irqbalance_config_file = "{d}/irqbalance"
 irqbalance_config_restore_file = "disable"
 shared_cpuset = "0"
+blockio_config_file = "{d}/blockio.yaml"
+decryption_keys_path = "{d}/keys"
+separate_pull_cgroup = "pulls"
 [crio.runtime.workloads.own-cpus]
 activation_annotation = "own-cpus"
 allowed_annotations = [{names}]
 """
 QUIET = {"own-cpus": "", "irq-load-balancing.crio.io": "disable", "cpu-c-states.crio.io": "disable"}
+CLASSES = "/kubepods/classes"
+KEYS: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {
+    "rsa": rsa.generate_private_key(65537, 2048),
+    "ec": ec.generate_private_key(ec.SECP256R1()),
+}
 
 
 def conf(directory: str) -> str:
     pathlib.Path(directory, "irqbalance").write_text("IRQBALANCE_ARGS=\n")
+    pathlib.Path(directory, "keys").mkdir()
+    block_io(directory, "1M")
     return CONF.format(d=directory, names=", ".join(f'"{n}.crio.io"' for n in NAMES))
+
+
+def block_io(directory: str, limit: str) -> None:
+    pathlib.Path(directory, "blockio.yaml").write_text(
+        f'Classes:\n  slow:\n    - Devices: ["{disk()[0]}"]\n      ThrottleReadBps: {limit}\n'
+    )
+
+
+def disk() -> tuple[str, str]:
+    """A whole disk of this machine: its node and its number."""
+    for line in pathlib.Path("/proc/partitions").read_text().splitlines()[2:]:
+        major, minor, _, name = line.split()
+        if os.path.exists(f"/sys/block/{name}") and os.path.exists(f"/dev/{name}"):
+            return f"/dev/{name}", f"{major}:{minor}"
+    raise AssertionError("this machine has no disk")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +83,9 @@ def node(images: Pushed, isolation: Isolation, tmp_path_factory: pytest.TempPath
     finally:
         unmount(AFFINITY)
         unmount(LATENCY)
+
+
+# --- CPUs -----------------------------------------------------------------------------------------------------------
 
 
 def state() -> tuple[str, str]:
@@ -144,3 +180,90 @@ def test_a_refused_start_leaves_nothing(node: Node) -> None:
     assert state() == ("3", "0")
     assert os.listdir(f"{node.dir}/run/pycrio/cpus") == []
     node.remove_pod(pod)
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def limits(node: Node, pod: str, **more: object) -> str:
+    """The read limits of a new container."""
+    ident = node.start(pod, "sleep", "1000", **more)
+    return pathlib.Path(f"{CGROUPS}/blkio{CLASSES}/crio-{ident}/blkio.throttle.read_bps_device").read_text().strip()
+
+
+def test_a_class_by_annotation_and_after_a_reload(node: Node) -> None:
+    number = disk()[1]
+    marks = {"blockio.resources.beta.kubernetes.io/container.slow": "slow"}
+    pod = node.pod(annotations=marks, linux=linux(cgroup_parent=CLASSES))
+    assert limits(node, pod, name="slow") == f"{number} 1000000"
+    assert limits(node, pod, name="other") == ""
+    assert limits(node, pod, name="own", annotations={"io.kubernetes.cri.blockio-class": "slow"}) == f"{number} 1000000"
+    assert limits(node, pod, name="lost", annotations={"io.kubernetes.cri.blockio-class": "none"}) == ""
+    block_io(node.dir, "2M")
+    node.reload()
+    assert limits(node, pod, name="again", annotations={"io.kubernetes.cri.blockio-class": "slow"}).endswith(" 2000000")
+    node.remove_pod(pod)
+
+
+def test_rdt_is_refused_on_a_host_without_it(node: Node) -> None:
+    pod = node.pod(annotations={"rdt.resources.beta.kubernetes.io/pod": "gold"})
+    with refused(grpc.StatusCode.UNIMPLEMENTED, "RDT class 'gold' is asked for", "no resctrl file system"):
+        node.create(pod, "true")
+    node.remove_pod(pod)
+
+
+# --- encrypted images -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=sorted(KEYS))
+def encrypted(
+    request: pytest.FixtureRequest, images: Pushed, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """An image of the session's registry once more, for the owner of a key; its name and the kind of key."""
+    kind = str(request.param)
+    public = tmp_path_factory.mktemp("public") / "key.pem"
+    public.write_bytes(
+        KEYS[kind]
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    name = f"{images.registry.address}/sys/{kind}:1"
+    command = ["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    command += ["--encryption-key", f"jwe:{public}", f"docker://{images.app}", f"docker://{name}"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return name, kind
+
+
+def test_a_pull_needs_the_key(encrypted: tuple[str, str], node: Node) -> None:
+    name, kind = encrypted
+    keys = pathlib.Path(node.dir, "keys")
+    for old in keys.iterdir():
+        old.unlink()
+    node.cri.RemoveImage(image={"image": node.image.replace("busy", "app")})
+    with refused(grpc.StatusCode.PERMISSION_DENIED, "is encrypted, and there is no private key"):
+        node.cri.PullImage(image={"image": name})
+    private = KEYS[kind].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (keys / "key.pem").write_bytes(private)
+    assert node.cri.PullImage(image={"image": name}).image_ref
+    pod = node.pod()
+    assert node.run(pod, "cat", "/srv/app", image=name) == (0, "app\n")
+    node.remove_pod(pod)
+    node.cri.RemoveImage(image={"image": name})
+
+
+# --- pulls ----------------------------------------------------------------------------------------------------------
+
+
+def used(group: str) -> int:
+    """Nanoseconds of processor time of a group and all that were ever below it."""
+    return int(pathlib.Path(f"{CGROUPS}/cpuacct{group}/cpuacct.usage").read_text())
+
+
+def test_extraction_is_charged_to_the_group_of_pulls(node: Node, images: Pushed) -> None:
+    before = used("/pulls")
+    push_image(images.registry, "pulls/one:1", [{"blob": os.urandom(2 << 20)}])
+    assert node.cri.PullImage(image={"image": f"{images.registry.address}/pulls/one:1"}).image_ref
+    assert used("/pulls") > before
+    assert not [d.name for d in pathlib.Path(f"{CGROUPS}/cpuacct/pulls").iterdir() if d.is_dir()]
