@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz system crash-points bench bench-peers demo dist-check vm vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points bench bench-peers demo dist-check vm vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +64,14 @@ fuzz: $(FUZZERS) ## every fuzz target for FUZZ_SECONDS seconds
 	@for f in $(FUZZERS); do mkdir -p $$f.corpus; n=$${f##*/fuzz_}; c=tests/fuzz/corpus/$$n; d=tests/fuzz/dict/$$n.dict; \
 	  ./$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -rss_limit_mb=2048 $$([ -f $$d ] && echo -dict=$$d) \
 	  $$f.corpus $$([ -d $$c ] && echo $$c) || exit 1; done
+
+CROSS ?= aarch64-linux-gnu
+cross: ## compile the core for another architecture, CROSS=aarch64-linux-gnu (Debian: gcc-aarch64-linux-gnu)
+	@mkdir -p build/cross/include && cp -r /usr/include/isa-l* /usr/include/zstd*.h /usr/include/lzma* /usr/include/bzlib.h \
+	  /usr/include/openssl /usr/include/$$($(CC) -print-multiarch)/openssl build/cross/include/
+	@for f in csrc/*/*.c; do case $$f in csrc/pause/*) free=-ffreestanding;; *) free=;; esac; \
+	  $(CROSS)-gcc $(CWARN) -O2 -D_GNU_SOURCE=1 -Icsrc -isystem build/cross/include $$free -c $$f \
+	  -o build/cross/$$(echo $$f | tr / -).o || exit 1; done; echo "$$(ls build/cross/*.o | wc -l) objects for $(CROSS)"
 
 bench: ## benchmarks (pytest-benchmark)
 	$(PYTHON) -m pytest bench/bench_*.py --benchmark-only -q
