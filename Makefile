@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points bench bench-peers demo dist-check vm vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points kill-points bench bench-peers demo dist-check vm vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,10 @@ test: ## unit tests, house rules
 
 system: ## tests on real runtimes, registries, plugins and peers (root)
 	$(PYTHON) -m pytest tests/system -q
+
+kill-points: ## kill -9 of the daemon before each system call of each request, half an hour (root)
+	$(PYTHON) -m tests.system.kill_points
+	$(PYTHON) -m tests.system.kill_points --children --every 15
 
 crash-points: ## kill -9 before each system call that changes the store, some minutes (root)
 	$(PYTHON) -m tests.system.crash_points

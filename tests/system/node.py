@@ -316,7 +316,7 @@ class Node:
             with contextlib.suppress(FileNotFoundError):
                 target = os.readlink(f"/proc/{self.pid}/fd/{name}")
                 if target not in kept:
-                    found[re.sub(r"\d+", "N", target)] += 1
+                    found[re.sub(r"(?<=/\.pycrio-claims/)\w+|\d+", "N", target)] += 1
         return dict(found)
 
     @staticmethod
