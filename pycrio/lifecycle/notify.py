@@ -9,6 +9,7 @@ import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
+from pycrio.errors import PycrioError
 from pycrio.flows.node import status
 from pycrio.flows.node_state import Node
 from pycrio.obs import log as obslog
@@ -64,10 +65,15 @@ class Manager:
         return self.patience / 2 if self.patience > 1 else 0.0
 
     async def watchdog(self, node: Node) -> None:
-        """Ping as long as the node's own status can be told; until cancelled."""
+        """Ping as long as the node's own status can be told, and says that the runtime is ready; until cancelled. What
+        is to be done about a daemon that cannot tell it, the manager decides."""
         period = self.watchdog_period()
         while period:
             await asyncio.sleep(period)
-            view = await asyncio.wait_for(status.status(node, False), period)
+            try:
+                view = await asyncio.wait_for(status.status(node, False), period)
+            except (PycrioError, asyncio.TimeoutError, TimeoutError) as e:  # two classes before Python 3.11
+                log.error("Health check failed, the service manager gets no sign of life", error=repr(e))
+                continue
             if view.conditions and view.conditions[0].status:
                 self.send("WATCHDOG=1")

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pycrio.errors import StoreFailure
+from pycrio.flows.node import status
+from pycrio.flows.node_state import Node
 from pycrio.lifecycle.notify import Manager
 from tests.fakes.node import fake_node
 
@@ -72,6 +75,32 @@ def test_an_abstract_socket_is_reached() -> None:
 def test_nobody_listening_is_no_failure(tmp_path: pathlib.Path) -> None:
     Manager().ready()
     Manager(str(tmp_path / "absent")).ready()
+
+
+async def test_a_failed_health_check_is_no_sign_of_life(
+    listener: socket.socket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status that hangs, one that fails, then a good one: of three looks the last is told."""
+    listener.setblocking(False)
+    manager, looks = Manager(listener.getsockname(), 1.002), 0
+    good = status.status
+
+    async def bad(node: Node, verbose: bool) -> object:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await asyncio.Event().wait()
+        if looks == 2:
+            raise StoreFailure("the disk is gone")
+        return await good(node, verbose)
+
+    monkeypatch.setattr(status, "status", bad)
+    async with fake_node(str(tmp_path / "state")) as (node, _):
+        feeding = asyncio.ensure_future(manager.watchdog(node))
+        assert await asyncio.get_running_loop().sock_recv(listener, 100) == b"WATCHDOG=1"
+        assert (looks, feeding.done()) == (3, False)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def test_the_watchdog_is_fed_while_the_node_is_ready(listener: socket.socket, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,129 @@
+"""The daemon under a service manager, and on records that a later version left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.daemon import Daemon
+from tests.isolation import Isolation, short_directory
+from tests.system.conftest import Pushed
+from tests.system.node import Node
+from tests.system.test_restart import gone
+
+pytestmark = pytest.mark.system
+
+
+@contextlib.contextmanager
+def daemon_in(directory: str, **env: str) -> Iterator[Daemon]:
+    daemon = Daemon(directory, env=env)
+    try:
+        yield daemon
+    finally:
+        daemon.clean()
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    path = short_directory()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def heard(manager: socket.socket) -> dict[str, str]:
+    """The next message, pings of the watchdog left out."""
+    while True:
+        fields = dict(line.partition("=")[::2] for line in manager.recv(4096).decode().splitlines())
+        if fields != {"WATCHDOG": "1"}:
+            return fields
+
+
+def test_a_service_manager_is_told_of_the_whole_life(directory: str, isolation: Isolation, images: Pushed) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{directory}/notify")
+        manager.settimeout(60)
+        with daemon_in(directory, NOTIFY_SOCKET=f"{directory}/notify", WATCHDOG_USEC="1100000") as daemon:
+            daemon.insecure(images.registry.address)
+            daemon.start(wait=False)
+            assert heard(manager) == {"READY": "1", "STATUS": "Serving"}
+            with daemon.client() as cri:  # ready is ready: no second attempt
+                assert cri.Status().status.conditions[0].status
+            while manager.recv(4096) != b"WATCHDOG=1":
+                pass
+            node = Node(daemon, isolation, images.busy)
+            node.cri.PullImage(image={"image": images.busy})
+            # A runtime that inherits the socket would hand it on, and wait for READY from the container.
+            assert "NOTIFY_SOCKET" not in node.sh(node.pod(), "env")
+            node.clear()
+            node.cri.close()
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGHUP)
+            reloading = heard(manager)
+            assert reloading.pop("RELOADING") == "1"
+            assert int(reloading.pop("MONOTONIC_USEC")) > 0
+            assert heard(manager)["READY"] == "1"
+            pathlib.Path(directory, "conf.d", "bad.conf").write_text('[crio.runtime]\nlog_level = "shouting"\n')
+            daemon.process.send_signal(signal.SIGHUP)
+            assert heard(manager)["RELOADING"] == "1"
+            assert heard(manager)["READY"] == "1"  # it serves on, with what it had
+            assert daemon.stop() == 0
+            assert heard(manager) == {"STOPPING": "1"}
+
+
+def test_a_daemon_that_cannot_start_is_never_ready(directory: str, isolation: Isolation) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{directory}/notify")
+        manager.setblocking(False)
+        daemon = Daemon(directory, env={"NOTIFY_SOCKET": f"{directory}/notify"})
+        pathlib.Path(directory, "conf.d", "bad.conf").write_text('[crio.runtime]\ndefault_runtime = "none"\n')
+        daemon.start(wait=False)
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == 1
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+
+
+def test_records_of_a_later_version(directory: str, isolation: Isolation, images: Pushed) -> None:
+    """They stop the start, which says what can be done; what they tell of goes on meanwhile, and goes when told to."""
+    with daemon_in(directory) as daemon:
+        daemon.insecure(images.registry.address)
+        daemon.start()
+        node = Node(daemon, isolation, images.busy)
+        node.cri.PullImage(image={"image": images.busy})
+        before = node.picture()
+        pod = node.pod()
+        ctr = node.start(pod, "sleep", "1000")
+        pid = node.pid_of(ctr)
+        daemon.kill()
+        (path,) = pathlib.Path(directory, "run/pycrio/state/pods").glob("*.json")
+        text = path.read_text()
+        path.write_text(text.replace('"version":1', '"version":2', 1))
+        daemon.start(wait=False)
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == 1
+        said = daemon.log.splitlines()[-1]
+        for word in (pod, "version 2", "knows 1", str(path), "Start the pycrio that wrote it again", "delete"):
+            assert word in said
+        os.kill(pid, 0)
+        path.write_text(text)
+        daemon.start()
+        node.cri.close()
+        node.cri = daemon.client()
+        assert node.pid_of(ctr) == pid
+        daemon.kill()
+        path.unlink()
+        daemon.start()
+        node.cri.close()
+        node.cri = daemon.client()
+        assert not node.cri.ListContainers().containers
+        gone(pid)
+        left = {k: v - before[k] for k, v in node.picture().items() if isinstance(v, set) and v - before[k]}
+        assert left == {}
+        node.cri.close()
