@@ -47,7 +47,8 @@ def wrap(content: bytes) -> bytes:
 
 
 class Fragments(Generic[R]):
-    """Fragments of one kind of record. Records that left the lists are forgotten as new ones arrive."""
+    """Fragments of one kind of record. ``changed`` forgets a record that was replaced or removed; one that is answered
+    after its end (a reading may take that long) is forgotten as new ones arrive."""
 
     def __init__(self, encode: Callable[[R], Message]) -> None:
         self._encode = encode
@@ -61,6 +62,12 @@ class Fragments(Generic[R]):
             kept = (record, fragment(self._encode(record)))
             self._kept[record.id] = kept
         return kept[1]
+
+    def changed(self, old: R | None, new: R | None) -> None:
+        """A listener of the table of these records."""
+        _ = new  # made when it is wanted
+        if old is not None:
+            self._kept.pop(old.id, None)
 
     def join(self, records: Sequence[R]) -> bytes:
         """The answer that lists these records."""

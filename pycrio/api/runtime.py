@@ -67,6 +67,9 @@ class RuntimeService:
         self._pods = Fragments(pods.encode)
         self._containers = Fragments(containers.encode)
         self._attributes = Fragments(containers.encode_attributes)
+        node.pods.listen(self._pods.changed)
+        node.containers.listen(self._containers.changed)
+        node.containers.listen(self._attributes.changed)
 
     # --- pods
 

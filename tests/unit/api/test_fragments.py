@@ -65,6 +65,18 @@ def test_what_left_the_lists_is_forgotten() -> None:
     assert len(cache._kept) == 1100
 
 
+def test_what_was_replaced_or_removed_is_forgotten() -> None:
+    cache = Fragments(encode)
+    first, other = Record("1"), Record("2")
+    cache.join([first, other])
+    cache.changed(first, Record("1"))
+    cache.changed(None, Record("3"))
+    assert list(cache._kept) == ["2"]
+    cache.changed(other, None)
+    cache.changed(other, None)
+    assert not cache._kept
+
+
 def test_pieces() -> None:
     records = [Record(str(i)) for i in range(2 * fragments.CHUNK + 1)]
     parsed = [pb.StreamPodSandboxesResponse.FromString(p) for p in Fragments(encode).pieces(records)]
