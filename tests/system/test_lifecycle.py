@@ -8,14 +8,16 @@ import pathlib
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from pycrio.api._pb import api_pb2 as pb
 from tests.daemon import Daemon
-from tests.isolation import Isolation, short_directory
+from tests.isolation import Isolation, mounts_below, short_directory, unmount
 from tests.system.conftest import Pushed
-from tests.system.node import Node
+from tests.system.node import Node, assert_nothing_new
 from tests.system.test_restart import gone
 
 pytestmark = pytest.mark.system
@@ -126,4 +128,50 @@ def test_records_of_a_later_version(directory: str, isolation: Isolation, images
         gone(pid)
         left = {k: v - before[k] for k, v in node.picture().items() if isinstance(v, set) and v - before[k]}
         assert left == {}
+        node.cri.close()
+
+
+def reboot(daemon: Daemon, isolation: Isolation) -> None:
+    """What a reboot does to a node: processes, mounts, namespaces, cgroups and everything on tmpfs are gone. What is on
+    disks stays: the store, and what CNI plugins noted."""
+    node = Node(daemon, isolation, "")
+    daemon.kill()
+    node.cri.close()
+    isolation.end({pid: line for pid, line in isolation.processes().items() if node._ours(pid, line)})
+    for point in reversed(mounts_below(daemon.dir)):
+        unmount(point)
+    for name in ("run", "ns", "exits", "attach", "rt", "version", "crio.sock"):
+        path = pathlib.Path(daemon.dir, name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for top in isolation.hierarchies():
+        for group, _, _ in os.walk(f"{top}/crio", topdown=False):
+            os.rmdir(group)
+    for link in pathlib.Path("/proc/self/net/dev_snmp6").iterdir():
+        if link.name.startswith("veth"):
+            subprocess.run(["ip", "link", "del", link.name], check=False)
+
+
+def test_a_reboot(directory: str, isolation: Isolation, images: Pushed) -> None:
+    """Containers of the earlier boot go from the store, their addresses are free again; images stay."""
+    with daemon_in(directory) as daemon:
+        daemon.insecure(images.registry.address)
+        daemon.start()
+        node = Node(daemon, isolation, images.busy)
+        node.cri.PullImage(image={"image": images.busy})
+        before = node.picture()
+        pods = [node.pod(port_mappings=[pb.PortMapping(container_port=80, host_port=18090 + n)]) for n in range(2)]
+        for pod in pods:
+            node.start(pod, "sleep", "1000")
+        reboot(daemon, isolation)
+        daemon.start()
+        node.cri.close()
+        node.cri = daemon.client()
+        assert not node.cri.ListPodSandbox().items
+        assert not node.cri.ListContainers().containers
+        assert len(node.cri.ListImages().images) == 1
+        before["descriptors"] = node.picture()["descriptors"]
+        assert_nothing_new(node, before)
+        pod = node.pod(port_mappings=[pb.PortMapping(container_port=80, host_port=18090)])
+        assert node.sh(pod, "echo up") == "up\n"
+        node.clear()
         node.cri.close()
