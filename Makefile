@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points kill-points bench bench-peers demo dist-check vm vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points kill-points soak bench bench-peers demo dist-check vm vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -76,6 +76,9 @@ cross: ## compile the core for another architecture, CROSS=aarch64-linux-gnu (De
 	@for f in csrc/*/*.c; do case $$f in csrc/pause/*) free=-ffreestanding;; *) free=;; esac; \
 	  $(CROSS)-gcc $(CWARN) -O2 -D_GNU_SOURCE=1 -Icsrc -isystem build/cross/include $$free -c $$f \
 	  -o build/cross/$$(echo $$f | tr / -).o || exit 1; done; echo "$$(ls build/cross/*.o | wc -l) objects for $(CROSS)"
+
+soak: ## PODS=1000 pods' lives on a daemon that is killed now and then; what stays is told (root; SEED=n again the same)
+	$(PYTHON) -m tests.soak
 
 bench: ## benchmarks (pytest-benchmark)
 	$(PYTHON) -m pytest bench/bench_*.py --benchmark-only -q

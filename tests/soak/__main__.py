@@ -163,7 +163,7 @@ def soak(run: Run) -> bool:
     killer.join()
     subject.crash(random.Random(plan.seed))
     run.phase("without kills", plan.calm // 5)
-    fifth = run.look(start)
+    fifth = run.look()
     run.phase("without kills", plan.calm - plan.calm // 5)
     end = run.look(start)
     print("\n" if TTY else "", flush=True)
