@@ -137,6 +137,9 @@ class CpuProfiler:
 def _interrupted(number: int, frame: types.FrameType | None) -> None:
     """The handler of SIGPROF."""
     running = CpuProfiler._running
+    # A signal may come as this very function is entered for one before: the time was used by whom that interrupted.
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
     if running is not None:
         running.sample(frame)
 

@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,26 @@ def test_threads_that_python_did_not_start_stand_under_their_names() -> None:
     natives = [stack[0][0] for stack, _ in found.samples if stack[0][0].startswith("[")]
     assert natives
     assert all(name.endswith("]") and len(name) > 2 for name in natives)
+
+
+def test_the_handler_is_not_in_the_profile() -> None:
+    """A signal that comes as the handler is entered for another one."""
+    names: dict[str, Any] = {"here": lambda: sys._getframe(1)}
+    exec(compile("def entered(handle):\n    handle(0, here())", cpu.__file__, "exec"), names)
+
+    def interrupted() -> None:
+        profiler._used.clear()  # all that this process has ever used counts for the sample
+        names["entered"](cpu._interrupted)
+
+    profiler = CpuProfiler()
+    profiler.start()
+    try:
+        interrupted()
+    finally:
+        profile = profiler.stop()
+    innermost = {stack[0].function for stack in profile.samples}
+    assert any(name.endswith(".interrupted") for name in innermost)
+    assert not any(name.endswith("entered") for name in innermost)
 
 
 def test_one_at_a_time_and_again() -> None:
