@@ -28,23 +28,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
+from pycrio._native import mounts
 from pycrio.drivers.artifacts.settings import Settings as ArtifactSettings
 from pycrio.drivers.artifacts.store import Artifacts
 from pycrio.drivers.layers.check import Damage, Report
 from pycrio.drivers.layers.files import data_file
+from pycrio.drivers.layers.mounting import Kernel, NativeKernel
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.store import Store
 from pycrio.drivers.registry.client import Registry
 from pycrio.flows.images import pull, remove
 from pycrio.flows.node_state import Node
-from pycrio.flows.turn import Joined, Turns
+from pycrio.flows.ports import Host, Options
 from pycrio.model.image import ImageSpec
+from pycrio.model.security import IdMapping
 from pycrio.obs import log as obslog
 from tests import killpoint
 from tests.fakes.registry import FakeRegistry
@@ -185,6 +188,16 @@ async def _serve(write: int) -> None:
 # --- operations ---------------------------------------------------------------------------------------------------
 
 
+class OldKernel(NativeKernel):
+    """A kernel without id-mapped mounts below overlay."""
+
+    def probe(self, dir: str = "/", userns_fd: int = -1) -> Mapping[str, bool]:
+        return {**mounts.probe(dir, userns_fd), "overlay_idmap": False}
+
+    def idmapped_bind(self, *_: object, **__: object) -> None:
+        raise AssertionError("this kernel cannot do that")
+
+
 class Puller:
     """As much of the daemon as pulls and keeps images, the real flows on the real drivers: configuration of registries
     in ``base``, the store below ``where``."""
@@ -193,24 +206,21 @@ class Puller:
         self.store = Store(Settings(root=str(where / "root"), run_root=str(where / "run")))
         self.artifacts = Artifacts(ArtifactSettings(root=str(where / "root")))
         self.registry = Registry(registry_settings(base, insecure(address)))
-        options = SimpleNamespace(pinned_images=(), pause_image="")
         host = SimpleNamespace(
             registry=self.registry,
             layers=self.store.layers,
             images=self.store.images,
             artifacts=self.artifacts,
-            options=options,
-        )
-        self.node = cast(
-            Node,
-            SimpleNamespace(
-                host=host,
-                pulling=Joined(abandon=True),
-                downloads=asyncio.Semaphore(6),
-                turns=Turns(),
-                containers=(),
+            options=Options(
+                log_dir="",
+                exits_dir="",
+                pause_image="",
+                pause_command="",
+                run_root=str(where / "run"),
+                pause_program="",
             ),
         )
+        self.node = Node(cast(Host, host), str(where / "state"))
 
     async def open(self) -> int:
         return await self.store.open() + await self.artifacts.garbage()
@@ -233,8 +243,10 @@ class Daemon(Puller):
         super().__init__(base, where, served.one.partition("/")[0])
         self.served = served
 
-    async def create(self, ident: str, image_id: str) -> str:
-        await self.store.rootfs.create(Entry(ident, (f"box-{ident[:4]}",), image_id, METADATA))
+    async def create(self, ident: str, image_id: str, maps: tuple[IdMapping, ...] = ()) -> str:
+        await self.store.rootfs.create(
+            Entry(ident, (f"box-{ident[:4]}",), image_id, METADATA, uid_map=maps, gid_map=maps)
+        )
         return await self.store.rootfs.mount(ident)
 
 
@@ -284,6 +296,22 @@ async def create_box(daemon: Daemon) -> None:
     await daemon.create(BOX, TWO.image_id)
 
 
+def age(daemon: Daemon) -> None:
+    """From now on the store is on an old kernel."""
+    daemon.store = Store(daemon.store.settings, cast(Kernel, OldKernel()))
+
+
+async def create_shifted(daemon: Daemon) -> None:
+    age(daemon)
+    await daemon.create(BOX, TWO.image_id, (IdMapping(0, 200000, 65536),))
+
+
+async def old_shifted(daemon: Daemon) -> None:
+    await pull_both(daemon)
+    age(daemon)
+    await daemon.create(OLD_BOX, TWO.image_id, (IdMapping(0, 200000, 65536),))
+
+
 async def remove_box(daemon: Daemon) -> None:
     await daemon.store.rootfs.unmount(OLD_BOX)
     await daemon.store.rootfs.remove(OLD_BOX)
@@ -316,6 +344,8 @@ OPERATIONS = {
     "remove": Operation(pull_both, remove_two, (2, 1)),
     "remove-artifact": Operation(pull_all, remove_thing, (3, 2)),
     "create": Operation(pull_both, create_box, (2, 2), (0, 1)),
+    "create-shifted": Operation(pull_both, create_shifted, (2, 2), (0, 1)),
+    "remove-shifted": Operation(old_shifted, remove_box, (2, 2), (1, 0)),
     "remove-container": Operation(old_box, remove_box, (2, 2), (1, 0)),
     "stop": Operation(pull_both, close, (2, 2)),
     "recover-pull": Operation(pull_one, nothing, (1, 2), opened=False, killed=pull_two),
@@ -394,8 +424,8 @@ def lists(bench: Bench) -> dict[str, Any]:
 
 
 def trees(bench: Bench) -> dict[str, dict[bytes, TreeEntry]]:
-    """Contents of the image layers, by id."""
-    layers = [r["id"] for r in lists(bench)["layers.json"] if r.get("diff-digest")]
+    """Contents of the image layers, by id; not of copies with shifted ids."""
+    layers = [r["id"] for r in lists(bench)["layers.json"] if r.get("diff-digest") and not r.get("uidmap")]
     return {ident: tree(str(bench.root / "overlay" / ident / "diff")) for ident in layers}
 
 

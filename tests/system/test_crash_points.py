@@ -1,4 +1,4 @@
-"""A sample of ``make crash-points``: kill -9 before every 29th of the system calls that change the store."""
+"""A sample of ``make crash-points``: kill -9 before every 61st of the system calls that change the store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.system
 
 
 def test_a_kill_at_any_point_leaves_a_good_store() -> None:
-    argv = [sys.executable, "-m", "tests.system.crash_points", "--every", "29", "--peer", "15"]
+    argv = [sys.executable, "-m", "tests.system.crash_points", "--every", "61", "--peer", "12"]
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     points = re.search(r"(\d+) points, 0 bad", done.stdout.splitlines()[-1])
     assert points
-    assert int(points[1]) >= 30  # it did kill that often
+    assert int(points[1]) >= 20  # it did kill that often
 
 
 def work(directory: pathlib.Path) -> None:

@@ -114,7 +114,8 @@ class Checker:
         split = self._split(record.id)
         if not content or split is None or not record.diff_digest:
             return ""
-        return self._content(record, f"{path}/diff", split, quick)
+        # A copy with shifted ids holds more than its archive: all that the image shows.
+        return self._content(record, f"{path}/diff", split, quick or bool(record.uidmap or record.gidmap))
 
     def _split(self, layer_id: str) -> str | None:
         for root in (self._settings.root, *(other.root for other in self._index.others)):

@@ -155,8 +155,9 @@ class Overlay:
         os.mkdir(f"{path}/diff", 0o700)
         return f"{path}/diff"
 
-    def adopt(self, path: str, layer_id: str, parent: str) -> None:
-        """Turn a staged directory into the layer's: one rename, everything in it being in place before."""
+    def adopt(self, path: str, layer_id: str, parent: str, owner: tuple[int, int] = (0, 0)) -> None:
+        """Turn a staged directory into the layer's: one rename, everything in it being in place before. ``owner``
+        other than root has it for a user namespace."""
         lower = self.chain(parent) if parent else []
         mode = _BASE_MODE
         if parent:
@@ -164,8 +165,11 @@ class Overlay:
             status = os.stat(self.diff(parent))
             mode = stat.S_IMODE(status.st_mode)
             os.chown(f"{path}/diff", status.st_uid, status.st_gid)
+        if owner != (0, 0):
+            os.chown(path, *owner)
+            os.chown(f"{path}/diff", *owner)
         os.chmod(f"{path}/diff", mode)
-        self._furnish(self.image_home, path, layer_id, lower, (0, 0))
+        self._furnish(self.image_home, path, layer_id, lower, owner)
         rename(path, f"{self.image_home}/{layer_id}")
 
     def _furnish(self, home: str, path: str, layer_id: str, lower: list[str], owner: tuple[int, int]) -> None:

@@ -19,6 +19,7 @@ from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord, is_id
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
+from pycrio.drivers.layers.shifted import LOOKS
 from pycrio.drivers.layers.table import Edit
 
 
@@ -35,6 +36,7 @@ def collect(settings: Settings, index: Index, overlay: Overlay, mounter: Mounter
         with index.mounts.edit() as mounts:
             hold.release(edit, mounts, overlay, mounter, trash)
             removed += _temporary(settings.run_layers_dir)
+            removed += _looks(settings, mounter)
         removed += _data_directories(index, settings)
         removed += overlay.heal_links()
     for base in dict.fromkeys((f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs")):
@@ -76,6 +78,16 @@ def _orphans(settings: Settings, overlay: Overlay, edit: Edit[LayerRecord], tras
             trash.take(f"{settings.layers_dir}/{name}")
             removed += 1
     return removed + _temporary(settings.layers_dir)
+
+
+def _looks(settings: Settings, mounter: Mounter) -> int:
+    """Take away mounts through which somebody who died wanted to read an image."""
+    base = f"{settings.run_root}/overlay"
+    names = [name for name in os.listdir(base) if name.startswith(LOOKS)]
+    for name in names:
+        mounter.unmount_all(f"{base}/{name}")
+        os.rmdir(f"{base}/{name}")
+    return len(names)
 
 
 def _temporary(directory: str) -> int:

@@ -7,10 +7,11 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
-from pycrio._native.pools import offload
-from pycrio.drivers.layers import hold
+from pycrio._native.pools import offload, submit
+from pycrio.drivers.layers import hold, shifted
 from pycrio.drivers.layers.files import let_through, make_dir, remove_tree
 from pycrio.drivers.layers.index import VOLATILE, Index, View
 from pycrio.drivers.layers.mounting import Mounter
@@ -18,8 +19,9 @@ from pycrio.drivers.layers.overlay import Overlay, mapped_root
 from pycrio.drivers.layers.records import ContainerRecord, LayerRecord, MountRecord, format_time, is_id
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
+from pycrio.drivers.layers.shifted import Shifter
 from pycrio.drivers.layers.table import Edit
-from pycrio.drivers.layers.turn import Turn, look
+from pycrio.drivers.layers.turn import Turn, guarded, look, settle
 from pycrio.drivers.layers.usage import Usage
 from pycrio.errors import (
     AlreadyExists,
@@ -27,11 +29,16 @@ from pycrio.errors import (
     ImageMountFailed,
     InvalidRequest,
     NotFound,
+    Overtaken,
     StoreFailure,
     Unsupported,
 )
 from pycrio.model.requests import ContainerDirs, StoreEntry
+from pycrio.model.security import IdMapping
 from pycrio.model.stats import FsUsage
+
+# A copy for a user namespace may go with the last container of another one, now and then.
+_TRIES = 3
 
 
 class Rootfs:
@@ -46,6 +53,7 @@ class Rootfs:
         self._mounter = mounter
         self._usage = usage
         self._turn = turn
+        self._shifter = Shifter(settings, index, overlay, mounter)
 
     # --- making ---
 
@@ -55,13 +63,27 @@ class Rootfs:
         AlreadyExists for a taken id or name, NotFound for an unknown image. A cancelled call leaves nothing.
         """
         layer_id = secrets.token_hex(32)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return await self._make(entry, layer_id)
+            except Overtaken:
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _make(self, entry: StoreEntry, layer_id: str) -> ContainerDirs:
+        staged = await self._shifter.stage(entry)
         try:
             return await self._turn.run(
-                lambda trash: self._create(entry, layer_id, trash), lambda _, trash: self._remove(entry.id, trash)
+                lambda trash: self._create(entry, layer_id, staged, trash),
+                lambda _, trash: self._remove(entry.id, trash),
             )
         except Exhausted:  # the undoing may have been in want of space as well
             await self._turn.free(lambda trash: self._discard(entry.id, layer_id, trash))
             raise
+        finally:
+            if staged is not None:
+                await settle(submit("store", guarded, staged.content.remove))
 
     def _discard(self, container_id: str, layer_id: str, trash: Trash) -> None:
         with self._index.layers.edit() as layers, self._index.containers.edit() as containers:
@@ -70,14 +92,17 @@ class Rootfs:
             if container_id not in containers.rows.by_id:
                 self._remove_dirs(container_id)
 
-    def _create(self, entry: StoreEntry, layer_id: str, trash: Trash) -> ContainerDirs:
+    def _create(self, entry: StoreEntry, layer_id: str, staged: shifted.Staged | None, trash: Trash) -> ContainerDirs:
         if not is_id(entry.id):
             raise InvalidRequest(f"container id {entry.id!r} is not made of 64 hexadecimal digits")
-        with self._index.layers.edit() as layers:
+        with self._index.layers.edit() as layers, ExitStack() as stack:
+            images = stack.enter_context(self._index.images.edit()) if staged is not None else None
             with self._index.containers.edit() as containers:
                 view = self._index.view()
                 self._refuse_taken(view, entry)
                 layer = self._layer_record(view, entry, layer_id)
+                copy = self._shifter.parent(view, entry, staged, (layers, images), trash)
+                layer = replace(layer, parent=copy or layer.parent)
                 try:
                     layers.put(LayerRecord(**_skeleton(layer), flags={"incomplete": True}), VOLATILE)
                     layers.save()
@@ -154,8 +179,8 @@ class Rootfs:
             layer = view.layer(container.layer)
             if layer is None:
                 raise StoreFailure(f"container {container_id} lost its layer {container.layer}: remove the container")
-            shifted = bool(layer.uidmap or layer.gidmap)
-            if shifted and not self._mounter.offers("overlay_idmap"):
+            uid_map, gid_map = _left_to_shift(view, layer)
+            if (uid_map or gid_map) and not self._mounter.offers("overlay_idmap"):
                 raise Unsupported("this kernel has no id-mapped mounts below overlay, which user namespaces need")
             volatile = container.volatile and self._mounter.offers("volatile")
             options = container.flags.get("MountOpts")
@@ -170,7 +195,7 @@ class Rootfs:
                     return plan.target
                 try:
                     self._mounter.ensure_home()
-                    self._mounter.mount(plan, layer.uidmap, layer.gidmap)
+                    self._mounter.mount(plan, uid_map, gid_map)
                 except OSError as e:
                     raise StoreFailure(f"container {container_id}: its root file system cannot be mounted: {e}") from e
                 try:
@@ -215,12 +240,16 @@ class Rootfs:
     def _remove(self, container_id: str, trash: Trash) -> None:
         with ExitStack() as stack:
             layers: Edit[LayerRecord] = stack.enter_context(self._index.layers.edit())
+            copy = self._copy_below(container_id)
+            images = stack.enter_context(self._index.images.edit()) if copy else None
             containers: Edit[ContainerRecord] = stack.enter_context(self._index.containers.edit())
             record = containers.rows.by_id.get(container_id)
             if record is None:
                 return
             self._drop_mount(record.layer, force=True)
             delete_layers(layers, [record.layer], self._overlay, self._settings, trash)
+            if images is not None:
+                self._shifter.release(copy, layers, images, trash)
             self._usage.forget(f"{self._settings.home}/{record.layer}/diff")
             # The record goes last: after a crash it shows that there is something left to remove.
             try:
@@ -229,6 +258,15 @@ class Rootfs:
                 raise StoreFailure(f"container {container_id}: its directories cannot be removed: {e}") from e
             containers.drop(container_id)
             containers.save()
+
+    def _copy_below(self, container_id: str) -> str:
+        """The copy with shifted ids that a container was made above, if it was."""
+        view = self._index.view()
+        container = view.containers.by_id.get(container_id)
+        layer = view.layer(container.layer) if container is not None else None
+        if layer is None or not (layer.uidmap or layer.gidmap):
+            return ""
+        return layer.parent if self._shifter.is_copy(view, layer.parent) else ""
 
     # --- images as volumes ---
 
@@ -275,6 +313,14 @@ class Rootfs:
     async def known(self, container_id: str) -> bool:
         """True when the store has a container of that id, whoever made it."""
         return container_id in (await self._index.current()).containers.by_id
+
+
+def _left_to_shift(view: View, layer: LayerRecord) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+    """Maps by which the layers below one have to be shifted; none when they are a copy that was."""
+    below = view.layer(layer.parent) if layer.parent else None
+    if below is not None and (below.uidmap, below.gidmap) == (layer.uidmap, layer.gidmap):
+        return (), ()
+    return layer.uidmap, layer.gidmap
 
 
 def _skeleton(layer: LayerRecord) -> dict[str, Any]:

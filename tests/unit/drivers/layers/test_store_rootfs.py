@@ -253,15 +253,18 @@ async def test_user_namespaces_shift_what_lies_below(store: Store, kernel: FakeK
 async def test_a_kernel_without_shifting_is_named(
     store: Store, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeKernel, "probe", lambda *_: {"volatile": False})
+    """A container that was made where ids are shifted by the mount has nothing else to be mounted from."""
     maps = (IdMapping(0, 70000, 1000),)
     image = await image_in(store)
     await store.rootfs.create(Entry(BOX, ("one",), image, {}, "", "", maps, maps))
+    monkeypatch.setattr(FakeKernel, "probe", lambda *_: {"volatile": False})
+    other = Store(store.settings, kernel)
     with pytest.raises(Unsupported, match="id-mapped"):
-        await store.rootfs.mount(BOX)
-    await store.rootfs.create(Entry("c" * 64, ("two",), image))
-    await store.rootfs.mount("c" * 64)
+        await other.rootfs.mount(BOX)
+    await other.rootfs.create(Entry("c" * 64, ("two",), image))
+    await other.rootfs.mount("c" * 64)
     assert kernel.calls[-1][-1] == ()  # no "volatile"
+    other._index.close()
 
 
 async def test_images_as_volumes(store: Store, kernel: FakeKernel, tmp_path: Path) -> None:
