@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points kill-points soak bench bench-peers demo dist-check vm vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist-check vm vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,10 @@ kill-points: ## kill -9 of the daemon before each system call of each request, h
 
 crash-points: ## kill -9 before each system call that changes the store, some minutes (root)
 	$(PYTHON) -m tests.system.crash_points
+
+SHARE_SECONDS ?= 180
+share-soak: ## podman, skopeo, buildah and pycrio in one store for SHARE_SECONDS seconds (root)
+	PYCRIO_LONG=$(SHARE_SECONDS) $(PYTHON) -m pytest tests/system/test_store_interop.py -k everybody -q -s
 
 build/ctest/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h)
 	@mkdir -p $(@D)
