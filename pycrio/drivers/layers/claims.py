@@ -20,7 +20,7 @@ from pycrio.drivers.layers.locks import HeldLock
 
 
 class Claims:
-    """This process's claims in a file of its own below ``directory``, made with the first one.
+    """This process's claims in a file of its own below ``directory``, made with the first one and gone with the last.
 
     ``add`` comes before the layer's record, ``drop`` after the image's: a crash in between leaves a claim too much,
     never a layer without one.
@@ -68,7 +68,8 @@ class Claims:
             # Claims that were dropped stay in the file until the last one goes: they do no harm, a layer that is
             # needed is not removed because of them.
             if before and not self._tokens and self._lock is not None:
-                self._lock.empty()
+                self._lock.release()
+                self._lock = None
 
     def give_up(self, token: str) -> frozenset[str]:
         """The pull that committed a staged layer has failed; every layer that was given up and is still here."""

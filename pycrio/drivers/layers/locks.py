@@ -268,10 +268,6 @@ class HeldLock:
         os.lseek(self._fd, 0, os.SEEK_END)
         os.write(self._fd, data)
 
-    def empty(self) -> None:
-        """Drop the file's content."""
-        os.ftruncate(self._fd, 0)
-
     def read(self) -> bytes:
         """The file's content."""
         return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
