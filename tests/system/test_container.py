@@ -269,7 +269,7 @@ def test_read_only_root(node: Node, pod: str) -> None:
     ctr = node.start(pod, "sh", "-c", script, linux=secured(readonly_rootfs=True))
     node.ended(ctr)
     assert node.output(ctr).count("Read-only file system") == 3
-    assert node.output(ctr).endswith("shm\n")
+    assert "shm\n" in node.output(ctr)  # nothing orders the two streams
 
 
 @pytest.mark.parametrize("mode", ["mkdir", "bind", "ignore"])
