@@ -137,3 +137,35 @@ def trim_malloc():
     with nogil:
         given = pc_trim_malloc()
     return bool(given)
+
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <linux/openat2.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int pc_open_child(int directory, const char *name) {
+        struct open_how how = {
+            .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
+        };
+        int fd = (int) syscall(SYS_openat2, directory, name, &how, sizeof how);
+        return fd < 0 ? -errno : fd;
+    }
+    """
+    int pc_open_child(int directory, const char *name) nogil
+
+
+def open_child(int directory, name):
+    """A descriptor of the directory ``name`` in ``directory``, unless something is mounted on it (openat2(2)): OSError
+    with EXDEV then, even where it is a bind mount of the same file system."""
+    cdef bytes encoded = _os.fsencode(name)
+    cdef const char *text = encoded
+    cdef int fd
+    with nogil:
+        fd = pc_open_child(directory, text)
+    if fd < 0:
+        raise OSError(-fd, _os.strerror(-fd), name)
+    return fd

@@ -294,7 +294,8 @@ class Life:
                 await stream.close()
 
         self.session(fetch)
-        self.node.cri.RemoveContainer(container_id=ident, deadline=2)
+        self.node.cri.StopContainer(container_id=ident, timeout=1)
+        self.node.cri.RemoveContainer(container_id=ident)
 
     def session(self, talk: Callable[[], Awaitable[None]]) -> None:
         """Streams end with the daemon that serves them; then once more."""

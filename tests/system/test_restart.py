@@ -19,13 +19,14 @@ import pytest
 
 from pycrio.api._pb import api_pb2 as pb
 from tests.fixtures_registry import push_image
-from tests.isolation import Isolation
+from tests.isolation import Isolation, mount, mounts_below
 from tests.system.conftest import Pushed, end_node, make_node, system_layer
 from tests.system.node import Node, eventually, linux, refused, secured
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("no_leaks")]
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.005; done"
 KILLS = 5
+BIND = 4096
 
 
 @pytest.fixture(scope="module", params=["", "conmon"], ids=["ours", "conmon"])
@@ -239,6 +240,24 @@ def test_killed_while_it_creates_a_container(node: Node) -> None:
 
     killed_at_moments(node, request, lambda n: node.cri.RemoveContainer(container_id=ids[n], deadline=2))
     assert node.sh(pod, "echo alive") == "alive\n"
+
+
+def test_killed_while_it_mounts_for_a_user_namespace(node: Node) -> None:
+    """The store as the namespace sees it is mounted in the container's layer for a moment. What removes the layer after
+    a kill in that moment must not take the store for a part of it."""
+    pod = node.pod("keeps")
+    ctr = node.start(pod, "sleep", "1000")
+    (merged,) = [m for m in mounts_below(f"{node.dir}/root/overlay") if m.endswith("/merged")]
+    node.daemon.kill()
+    left = pathlib.Path(merged).with_name("mapped") / "0"
+    left.mkdir(parents=True)
+    mount(f"{node.dir}/root/overlay", left, flags=BIND)
+    pathlib.Path(node.dir, "run/pycrio/state/containers", f"{ctr}.json").unlink()
+    node.daemon.start()
+    assert not left.parent.parent.exists()
+    assert not [m for m in mounts_below(node.dir) if "mapped" in m]
+    assert node.sh(pod, "echo alive") == "alive\n"
+    assert "resists" not in node.daemon.log
 
 
 def test_killed_while_it_stops_and_removes_a_pod(node: Node) -> None:

@@ -9,10 +9,15 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
+from pycrio._native.base import open_child
 from pycrio.drivers.layers.locks import HeldLock
+from pycrio.obs import log as obslog
 
+log = obslog.get("store")
 _PLAIN_KEY = re.compile(r"[0-9a-z.]+")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH = 64  # directories that a removal has open at once
@@ -94,7 +99,8 @@ def rename(source: str, target: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Delete a file or a tree; absent is fine. Immutable files and foreign mounts make it fail with OSError.
+    """Delete a file or a tree; absent is fine. Immutable files and mounts of any kind make it fail with OSError; what
+    is mounted is left alone.
 
     Containers and images decide how deep their trees are: neither the length of a path nor the number of directories
     above one another may matter. What is too deep is moved to the top and has its turn there.
@@ -106,13 +112,28 @@ def remove_tree(path: str) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(path)
         return
-    top = os.open(path, _DIRECTORY)
+    above = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        top = _enter(above, os.path.basename(path))
+    finally:
+        os.close(above)
     try:
         while _clear(top, top, 0):
             pass
     finally:
         os.close(top)
     os.rmdir(path)
+
+
+def _enter(directory: int, name: str) -> int:
+    """Open a directory below another. EBUSY when something is mounted on it: a bind mount may show another part of the
+    same file system, the whole store even, and what is there is not ours to delete."""
+    try:
+        return open_child(directory, name)
+    except OSError as e:
+        if e.errno != errno.EXDEV:
+            raise
+        raise OSError(errno.EBUSY, "something is mounted there", name) from e
 
 
 def _clear(directory: int, top: int, depth: int) -> bool:
@@ -127,7 +148,7 @@ def _clear(directory: int, top: int, depth: int) -> bool:
             os.rename(name, f".deep-{secrets.token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
             moved = True
         else:
-            child = os.open(name, _DIRECTORY, dir_fd=directory)
+            child = _enter(directory, name)
             try:
                 moved |= _clear(child, top, depth + 1)
             finally:
@@ -194,7 +215,7 @@ class Place:
 
 
 def sweep_places(base: str) -> int:
-    """Remove the places below ``base`` whose owners died; how many."""
+    """Remove the places below ``base`` whose owners died; how many. What resists stays, which is logged."""
     try:
         entries = sorted(os.listdir(base))
     except FileNotFoundError:
@@ -204,10 +225,18 @@ def sweep_places(base: str) -> int:
         if entry.startswith("lock-"):
             lock = HeldLock.seize(f"{base}/{entry}")
             if lock is not None:
-                removed += 1
-                Place(base, entry.removeprefix("lock-"), lock).remove()
+                removed += _removed(Place(base, entry.removeprefix("lock-"), lock).remove)
         elif entry.startswith("temp-dir-") and not os.path.lexists(f"{base}/lock-{entry.removeprefix('temp-dir-')}"):
             # The lock comes before and goes after the directory: without one, a removal failed half-way.
-            removed += os.path.lexists(f"{base}/{entry}")
-            remove_tree(f"{base}/{entry}")
+            removed += os.path.lexists(f"{base}/{entry}") and _removed(partial(remove_tree, f"{base}/{entry}"))
     return removed
+
+
+def _removed(remove: Callable[[], None]) -> bool:
+    """Whether a removal worked. A start must not fail because of garbage."""
+    try:
+        remove()
+    except OSError as e:
+        log.warning("What an interrupted run left in the store resists its removal, leaving it there", error=str(e))
+        return False
+    return True

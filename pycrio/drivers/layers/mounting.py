@@ -91,6 +91,7 @@ def native_kernel() -> Kernel:
 
 # Mounts on one path; more than one there are only by mistakes of others.
 _MOST_MOUNTS = 64
+_MAPPED = "mapped"  # in a layer's directory: where the homes show shifted ids while it is being mounted
 # Any shift will do to ask whether shifting works.
 _PROBE_MAP = ((0, 100000, 65536),)
 
@@ -143,7 +144,7 @@ class Mounter:
             self._mount_overlay(plan.lowers, plan.upper, plan.work, plan.target, plan.options)
             return
         with contextlib.ExitStack() as stack:
-            lowers = self._shifted(plan.lowers, f"{directory}/mapped", (uid_map, gid_map), stack)
+            lowers = self._shifted(plan.lowers, f"{directory}/{_MAPPED}", (uid_map, gid_map), stack)
             self._mount_overlay(lowers, plan.upper, plan.work, plan.target, plan.options)
 
     def _mount_overlay(
@@ -195,6 +196,13 @@ class Mounter:
             make_dir(empty)
             lowers = [*lowers, empty]
         self._mount_overlay(lowers, None, None, target, options)
+
+    def forget_shifted(self, directory: str) -> None:
+        """Take away the id-mapped binds that a mount of the layer in ``directory`` was killed with."""
+        base = f"{directory}/{_MAPPED}"
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(base):
+                self.unmount_all(f"{base}/{name}")
 
     def unmount_all(self, path: str) -> bool:
         """Detach everything that is mounted on a path, however often; False when nothing was."""

@@ -225,6 +225,8 @@ class Rootfs:
                 mounts.put(MountRecord(id=layer_id, path=known.path, count=known.count - 1))
                 mounts.save()
                 return
+            if path is not None:
+                self._mounter.forget_shifted(path)
             if path is not None and mounted:
                 self._mounter.unmount_all(f"{path}/merged")
                 self._overlay.renew_target(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pycrio.drivers.layers.files import remove_tree
+from pycrio._native import mounts
+from pycrio.drivers.layers.files import remove_tree, sweep_places
 from pycrio.drivers.layers.removal import Trash
 from pycrio.drivers.layers.reserve import FILE_SIZE, FILES, Reserve
 from pycrio.drivers.layers.settings import Settings
@@ -49,6 +50,39 @@ def test_what_is_too_deep_for_any_measure_is_left_out(tmp_path: Path) -> None:
     deep(tmp_path / "tree", 800, "n" * 250)
     assert 100 < walk(str(tmp_path / "tree"))[1] <= 802
     remove_tree(str(tmp_path / "tree"))
+
+
+@pytest.fixture
+def bound(tmp_path: Path) -> Iterator[Path]:
+    """A tree that shows a part of the same file system below itself."""
+    other, place = tmp_path / "other", tmp_path / "tree/a/mapped"
+    other.mkdir()
+    (other / "kept").touch()
+    place.mkdir(parents=True)
+    mounts.bind(str(other), str(place))
+    yield place
+    mounts.umount(str(place))
+
+
+def test_what_is_mounted_is_not_deleted(bound: Path, tmp_path: Path) -> None:
+    """A bind mount that a killed daemon left may be one of the whole store."""
+    for tree in (tmp_path / "tree", bound):
+        with pytest.raises(OSError, match="mounted there") as failure:
+            remove_tree(str(tree))
+        assert failure.value.errno == errno.EBUSY
+    assert (bound / "kept").exists()
+
+
+def test_garbage_that_resists_is_left(bound: Path, tmp_path: Path) -> None:
+    base = tmp_path / "tempdirs"
+    (base / "temp-dir-1").mkdir(parents=True)
+    (tmp_path / "tree").rename(base / "temp-dir-1/0-layer")
+    (base / "temp-dir-2").mkdir()
+    assert sweep_places(str(base)) == 1
+    assert (tmp_path / "other/kept").exists()
+    mounts.umount(str(base / "temp-dir-1/0-layer/a/mapped"))
+    assert sweep_places(str(base)) == 1
+    assert list(base.iterdir()) == []
 
 
 class Disk:
