@@ -18,7 +18,8 @@ def translated(error: OSError, what: str, path: str) -> StoreFailure | Exhausted
     text = f"{path} cannot be {what}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
         return Exhausted(text)
-    if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EXDEV):
+    # EEXIST: of a directory that is to be made, where something else has its name or a parent's
+    if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EXDEV, errno.EEXIST):
         return InvalidRequest(text)
     return StoreFailure(text)
 

@@ -6,7 +6,6 @@ Formats: man 5 containers-auth.json, Docker's config.json and .dockercfg, and th
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -67,7 +66,7 @@ def _decode(auth: str, complaint: Exception) -> tuple[str, str]:
     """User and password of an ``auth`` value; the complaint, completed, when it is not base64 of ``user:password``."""
     try:
         text = base64.b64decode(auth.strip(), validate=True).decode().rstrip("\0")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # neither base64 (nor even ASCII), or no UTF-8 in it
         text = ""
     username, colon, password = text.partition(":")
     if not colon:

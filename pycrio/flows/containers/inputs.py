@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import datetime
 import json
@@ -203,7 +202,7 @@ def with_unified(resources: Resources, allowed: Mapping[str, str], container: st
         key, sign, value = item.partition("=")
         if not sign or not key:
             raise InvalidRequest(f"unified-cgroup annotation has {item!r} where key=value is expected")
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # not base64: the value as it stands
+        with contextlib.suppress(ValueError):  # no base64 of a text: the value as it stands
             value = base64.b64decode(value, validate=True).decode()
         values[key] = value
     return replace(resources, unified=values)

@@ -306,3 +306,10 @@ async def test_hosts_without_certificates_of_their_own_share_a_context(tmp_path:
     assert (one.verify_mode, lax.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
     transport.forget()
     assert await transport._context("one.example", False) is not one
+
+
+@pytest.mark.parametrize("value", ["»é", "\0", "=", "bm9jb2xvbg==", "/w=="])
+def test_an_auth_field_of_a_request_that_is_none(value: str) -> None:
+    """Neither ASCII nor base64, no colon, no UTF-8."""
+    with pytest.raises(InvalidRequest, match="not base64 of user:password"):
+        auth.from_request(Credentials(auth=value))
