@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist-check vm vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist-check vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -98,9 +98,6 @@ demo: build ## the main job, shown step by step on scratch directories (root)
 dist-check: ## sdist, wheel from the sdist, import from the wheel
 	rm -rf build/dist && $(PYTHON) -m build --no-isolation --outdir build/dist . >/dev/null
 	$(PYTHON) tests/dist_check.py build/dist
-
-vm: ## the same on a production-like node in qemu: systemd, cgroup v2, AppArmor (root, debootstrap, qemu-system-x86, qemu-utils)
-	PYTHON=$(PYTHON) tests/vm/vm run
 
 vm: ## the same on a production-like node in qemu: systemd, cgroup v2, AppArmor (root, debootstrap, qemu-system-x86, qemu-utils)
 	PYTHON=$(PYTHON) tests/vm/vm run
