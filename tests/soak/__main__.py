@@ -86,11 +86,11 @@ class Run:
                 watcher.join()
 
     def _live(self, number: int, title: str) -> None:
-        if len(self.failures) >= GIVE_UP:
-            return
         with self._changed:
             self._started += 1
             self._changed.notify_all()
+        if len(self.failures) >= GIVE_UP or self.subject.broken is not None:
+            return
         life = Life(self.lives, number, self.plan.seed)
         try:
             life.live()
@@ -105,13 +105,13 @@ class Run:
 
     def _kubelet(self, quiet: threading.Event) -> None:
         """Lists and statistics every second, as kubelets ask for them."""
-        while not quiet.wait(1.0):
+        while not quiet.wait(1.0) and self.subject.broken is None:
             for name in ("Status", "ListPodSandbox", "ListContainers", "ListContainerStats", "ListPodSandboxStats"):
                 self.subject.call(name)
 
     def _listen(self, quiet: threading.Event) -> None:
         """One listener to container events, back after each kill."""
-        while not quiet.is_set():
+        while not quiet.is_set() and self.subject.broken is None:
             call = self.subject.stream("GetContainerEvents")
             ended = threading.Thread(target=lambda: (quiet.wait(), call.cancel()))  # noqa: B023
             ended.start()
@@ -129,6 +129,8 @@ class Run:
         first, count = self._started, self.plan.stormy
         moments = sorted(dice.randrange(count) for _ in range(self.plan.kills))
         for moment in moments:
+            if self.subject.broken is not None:
+                return
             with self._changed:
                 self._changed.wait_for(lambda: self._started > first + moment)  # noqa: B023
             time.sleep(dice.random() * 0.5)  # the moment is the point
@@ -162,6 +164,9 @@ def soak(run: Run) -> bool:
     run.phase("with kills", plan.stormy)
     killer.join()
     subject.crash(random.Random(plan.seed))
+    if subject.broken is not None:
+        print(f"FAILED: the daemon did not start again: {subject.broken}")
+        return False
     run.phase("without kills", plan.calm // 5)
     fifth = run.look()
     run.phase("without kills", plan.calm - plan.calm // 5)

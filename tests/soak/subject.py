@@ -30,6 +30,7 @@ class Subject:
         self.counts: collections.Counter[str] = collections.Counter()
         self.restarts: list[float] = []
         self.repeated = 0
+        self.broken: Exception | None = None
         self._dying = False
         self._changed = threading.Condition()
         self._cri: Cri | None = None
@@ -42,7 +43,16 @@ class Subject:
         self._cri = self.daemon.client()
 
     def crash(self, dice: random.Random, again: float = 0.0) -> None:
-        """SIGKILL and a new start; with the probability ``again`` the new one is killed while it starts."""
+        """SIGKILL and a new start; with the probability ``again`` the new one is killed while it starts. One that does
+        not start again is the end of the run: ``broken``."""
+        try:
+            self._crash(dice, again)
+        except Exception as e:
+            with self._changed:
+                self.broken = e
+                self._changed.notify_all()
+
+    def _crash(self, dice: random.Random, again: float) -> None:
         began = time.monotonic()
         with self._changed:
             self._dying = True
@@ -92,7 +102,9 @@ class Subject:
                     if not self._dying and self.generation == generation:
                         raise
                     self.repeated += 1
-                    assert self._changed.wait_for(lambda: self.generation != generation, 2 * RESTART)  # noqa: B023
+                    self._changed.wait_for(lambda: self.broken or self.generation != generation)  # noqa: B023
+                    if self.broken is not None:
+                        raise
 
     def call(self, name: str, *args: Any, **fields: Any) -> Any:
         """A CRI call, repeated when the daemon was killed in it."""
