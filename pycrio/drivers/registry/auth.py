@@ -59,6 +59,8 @@ def from_request(credentials: Credentials | None) -> Secret | None:
     if not username and credentials.auth:
         username, password = _decode(credentials.auth, InvalidRequest("the auth field of the request's credentials"))
     found = Secret(username, password, credentials.identity_token, credentials.registry_token)
+    if any(c < " " or c == "\x7f" for c in found.registry_token):
+        raise InvalidRequest("the registry token of the request's credentials contains a control character")
     return found if found != ANONYMOUS else None
 
 

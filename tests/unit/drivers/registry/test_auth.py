@@ -313,3 +313,9 @@ def test_an_auth_field_of_a_request_that_is_none(value: str) -> None:
     """Neither ASCII nor base64, no colon, no UTF-8."""
     with pytest.raises(InvalidRequest, match="not base64 of user:password"):
         auth.from_request(Credentials(auth=value))
+
+
+@pytest.mark.parametrize("token", ["a\r\nX: y", "\0", "a\x7f"])
+def test_a_registry_token_that_no_header_can_carry(token: str) -> None:
+    with pytest.raises(InvalidRequest, match="control character"):
+        auth.from_request(Credentials(registry_token=token))
