@@ -28,9 +28,9 @@ from tests.system.node import Node, assert_nothing_new, linux
 pytestmark = pytest.mark.system
 Code = grpc.StatusCode
 TIMES = int(os.environ.get("PYCRIO_ANY_MESSAGE", "1"))
-HEAVY = {"RunPodSandbox": 24, "CreateContainer": 30, "StartContainer": 4, "StopContainer": 4, "RemoveContainer": 4}
+HEAVY = {"RunPodSandbox": 20, "CreateContainer": 24, "StartContainer": 4, "StopContainer": 4, "RemoveContainer": 4}
 HEAVY |= {"StopPodSandbox": 4, "RemovePodSandbox": 4, "ExecSync": 12, "CheckpointPod": 6, "RestorePod": 6}
-LIGHT = 12
+LIGHT = 8
 ENDLESS = "GetContainerEvents"  # whose request is empty
 # Where the failure of another program (runtime, registry, plugin) or of the kernel may be the answer.
 OUTSIDE = {"RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "PullImage", "UpdateContainerResources"}
