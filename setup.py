@@ -41,6 +41,7 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "logmux": (("logmux",), ()),
     "proc": (("proc",), ()),
     "front": (("front",), ()),
+    "rpc": (("rpc",), ("nghttp2",)),
 }
 
 # program -> (C units, extra compiler flags, extra linker flags)

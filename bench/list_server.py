@@ -11,11 +11,12 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from pycrio._native.calls import CallServer, Limits
 from pycrio._native.front import Front
 from pycrio.api.http import Pages
 from pycrio.api.image import ImageService
 from pycrio.api.runtime import RuntimeService
-from pycrio.api.server import Server, Settings
+from pycrio.api.server import MAX_MESSAGE, Server
 from pycrio.api.sockets import Listener
 from pycrio.flows.containers.query import status
 from pycrio.flows.node_state import Node
@@ -77,7 +78,9 @@ async def main(path: str, count: int) -> None:
 
         pages = Pages(lambda: "", dict, inspect, nothing, nothing)
         listener = Listener(path)
-        server = Server(Settings(f"{path}.inner"), [RuntimeService(node), ImageService(node)], pages)
+        limits = Limits(MAX_MESSAGE, MAX_MESSAGE)
+        services = [RuntimeService(node), ImageService(node)]
+        server = Server(f"{path}.inner", services, pages, lambda table: CallServer(table, limits))
         targets = await server.start()
         with Front(listener.fileno(), targets.grpc, targets.http):
             print("ready", flush=True)

@@ -16,11 +16,12 @@ from typing import Any
 from pycrio import wiring
 from pycrio._native import pools
 from pycrio._native.base import bound_malloc, trim_malloc
+from pycrio._native.calls import CallServer, Limits
 from pycrio._native.front import Front
 from pycrio.api.http import Pages
 from pycrio.api.image import ImageService
 from pycrio.api.runtime import RuntimeService
-from pycrio.api.server import Server, Settings
+from pycrio.api.server import MAX_MESSAGE, Server
 from pycrio.api.sockets import Listener
 from pycrio.commands import version
 from pycrio.config import check as config_check
@@ -92,14 +93,13 @@ class Daemon:
         await parts.nri.open(node.plugins)
         metrics.default_runtime(parts.host.handlers.get("").name)
         streams = await self._streams(node)
+        receive, send = (self.config.number(f"crio.api.grpc_max_{way}_msg_size") for way in ("recv", "send"))
+        limits = Limits(receive if receive > 0 else MAX_MESSAGE, send if send > 0 else MAX_MESSAGE)
         server = Server(
-            Settings(
-                inner_dir=os.path.join(self.config.text("crio.runroot"), "pycrio", "inner"),
-                max_send=self.config.number("crio.api.grpc_max_send_msg_size"),
-                max_receive=self.config.number("crio.api.grpc_max_recv_msg_size"),
-            ),
+            os.path.join(self.config.text("crio.runroot"), "pycrio", "inner"),
             [RuntimeService(node, streams), ImageService(node)],
             self._pages(node),
+            lambda table: CallServer(table, limits),
         )
         exporter = await self._exporter()
         end_tracing = await self._tracing()

@@ -23,7 +23,8 @@ enum { COMMAND_NONE, COMMAND_DRAIN, COMMAND_STOP };
 
 struct pc_front {
         int listen_fd, epoll, wake;
-        struct target grpc, http;
+        int handover_fd;
+        struct target http;
         unsigned header_timeout_ms, max_connections;
         pthread_t thread;
         bool started, joined;
@@ -110,15 +111,32 @@ static bool transient(int r) {
         return r == -EAGAIN || r == -EINTR || r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
 }
 
-/* The protocol is known: connect, hand over what was read, relay. */
+/* The descriptor to somebody else. 0 or -errno; a record this short is written whole or not at all. */
+static int hand_over(struct pc_front *f, struct conn *c) {
+        struct pc_front_handed h = {.fd = c->client.fd, .head_len = (unsigned) c->head_len};
+        memcpy(h.head, c->head, c->head_len);
+        (void) epoll_ctl(f->epoll, EPOLL_CTL_DEL, c->client.fd, NULL);
+        c->client.events = UNREGISTERED;
+        if (write(f->handover_fd, &h, sizeof h) < 0)
+                return -errno;
+        c->client.fd = -1;
+        return 0;
+}
+
+/* The protocol is known: hand over, or connect and relay. */
 static void conn_connect(struct pc_front *f, struct conn *c) {
-        int fd = connect_target(c->kind == PC_FRONT_GRPC ? &f->grpc : &f->http);
-        if (fd >= 0) {
+        bool grpc = c->kind == PC_FRONT_GRPC;
+        int fd = grpc ? hand_over(f, c) : connect_target(&f->http);
+        if (fd >= 0 && grpc) {
+                count(&f->n_grpc, 1);
+                c->stage = STAGE_RELAY; /* not rejected */
+                conn_close(f, c);
+        } else if (fd >= 0) {
                 c->server.fd = fd;
                 list_remove(f, c);
                 list_push(&f->relaying, c);
                 c->stage = STAGE_RELAY;
-                count(c->kind == PC_FRONT_GRPC ? &f->n_grpc : &f->n_http, 1);
+                count(&f->n_http, 1);
                 if (side_give(&c->server, c->head, c->head_len) < 0 || !relay_settle(f->epoll, c))
                         conn_close(f, c);
         } else if (!transient(fd)) {
@@ -291,12 +309,12 @@ int pc_front_new(const struct pc_front_options *o, struct pc_front **ret_front, 
         _cleanup_(front_freep) struct pc_front *f = calloc(1, sizeof *f);
         if (!f)
                 return pc_fail(reterr, ENOMEM, "malloc", NULL);
-        f->listen_fd = f->epoll = f->wake = -1;
+        f->listen_fd = f->epoll = f->wake = f->handover_fd = -1;
         f->waiting_end = &f->waiting;
         f->header_timeout_ms = o->header_timeout_ms;
         f->max_connections = o->max_connections;
-        int r = set_target(&f->grpc, o->grpc_target, reterr);
-        if (r < 0 || (r = set_target(&f->http, o->http_target, reterr)) < 0)
+        int r = set_target(&f->http, o->http_target, reterr);
+        if (r < 0)
                 return r;
         int on = 0;
         socklen_t len = sizeof on;
@@ -307,6 +325,8 @@ int pc_front_new(const struct pc_front_options *o, struct pc_front **ret_front, 
         f->listen_fd = fcntl(o->listen_fd, F_DUPFD_CLOEXEC, 0);
         int flags = f->listen_fd < 0 ? -1 : fcntl(f->listen_fd, F_GETFL);
         if (flags < 0 || fcntl(f->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+                return pc_fail_errno(reterr, "fcntl", NULL);
+        if (o->handover_fd >= 0 && (f->handover_fd = fcntl(o->handover_fd, F_DUPFD_CLOEXEC, 0)) < 0)
                 return pc_fail_errno(reterr, "fcntl", NULL);
         f->epoll = epoll_create1(EPOLL_CLOEXEC);
         f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -378,6 +398,7 @@ struct pc_front *pc_front_free(struct pc_front *f) {
                 return NULL;
         pc_front_stop(f);
         pc_closep(&f->listen_fd);
+        pc_closep(&f->handover_fd);
         pc_closep(&f->epoll);
         pc_closep(&f->wake);
         free(f);

@@ -5,7 +5,6 @@
 #include <sys/epoll.h>
 
 #define RELAY_CHUNK (128 * 1024) /* one read; also the most that one direction holds back */
-#define RELAY_HEAD 16            /* room for an undecided prefix of the preface */
 
 struct conn;
 
@@ -27,7 +26,7 @@ struct conn {
         enum stage stage;
         int64_t deadline_ms; /* while in the first two stages */
         size_t head_len;
-        char head[RELAY_HEAD];
+        char head[PC_FRONT_HEAD];
         enum pc_front_kind kind;
         struct conn *next, **link; /* in one of the front's lists */
 };

@@ -8,10 +8,15 @@ cdef extern from "front/front.h" nogil:
 
     cdef struct pc_front_options:
         int listen_fd
-        const char *grpc_target
+        int handover_fd
         const char *http_target
         unsigned header_timeout_ms
         unsigned max_connections
+
+    cdef struct pc_front_handed:
+        int fd
+        unsigned head_len
+        char head[16]
 
     # struct and function have one name; the tag is renamed on our side
     cdef struct pc_front_counters "pc_front_stats":

@@ -1,11 +1,13 @@
 from os import PathLike
 from types import TracebackType
 
+def take(handover_fd: int) -> tuple[int, bytes] | None: ...
+
 class Front:
     def __init__(
         self,
         listen_fd: int,
-        grpc_target: str | PathLike[str],
+        handover_fd: int,
         http_target: str | PathLike[str],
         *,
         header_timeout_ms: int = 5000,

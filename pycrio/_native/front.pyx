@@ -1,16 +1,20 @@
 # cython: language_level=3
 """The front of the CRI socket: one listener for gRPC and HTTP/1.1, served by a native thread without the GIL."""
 
+import errno as _errno
 import os as _os
 import warnings as _warnings
+
+from libc cimport errno as _c_errno
 
 from pycrio._native.base cimport native_error
 from pycrio._native.base import count_handle as _count_handle
 from pycrio._native.c_common cimport pc_err
 from pycrio._native.c_front cimport (
-    pc_front, pc_front_counters, pc_front_drain, pc_front_free, pc_front_new, pc_front_options, pc_front_start,
-    pc_front_stats, pc_front_stop,
+    pc_front, pc_front_counters, pc_front_drain, pc_front_free, pc_front_handed, pc_front_new, pc_front_options,
+    pc_front_start, pc_front_stats, pc_front_stop,
 )
+from posix.unistd cimport read
 
 
 cdef bytes _address(target):
@@ -20,14 +24,33 @@ cdef bytes _address(target):
     return raw
 
 
-cdef class Front:
-    """Accepts on a listening unix socket and passes each connection to one of two inner listeners.
+def take(int handover_fd):
+    """The next connection that a front handed over: descriptor, which is the caller's, and the bytes that were read.
 
-    What begins with the HTTP/2 preface goes to ``grpc_target``, anything else to ``http_target``: unix socket paths,
-    "@name" for an abstract one; a listener there must belong to our own user. A connection that does not tell its
-    protocol within ``header_timeout_ms`` is closed; at ``max_connections`` accepting pauses. At most 128 KiB are held
-    back per direction, nothing while a connection is idle. ``listen_fd`` is duplicated (and becomes non-blocking):
-    the caller keeps its own and closes it.
+    None when there is none now. Raises OSError when the pipe cannot be read or its other end is closed.
+    """
+    cdef pc_front_handed h
+    cdef ssize_t n = read(handover_fd, &h, sizeof(h))
+    if n == <ssize_t>sizeof(h):
+        return h.fd, h.head[:h.head_len]
+    if n < 0 and _errno_now() == _errno.EAGAIN:
+        return None
+    raise OSError(_errno_now() if n < 0 else _errno.EPIPE, "connections cannot be taken over")
+
+
+cdef int _errno_now() noexcept:
+    return _c_errno.errno
+
+
+cdef class Front:
+    """Accepts on a listening unix socket and passes each connection on by its protocol.
+
+    What begins with the HTTP/2 preface is written to ``handover_fd``, a non-blocking pipe, for ``take`` at its other
+    end. Anything else goes to ``http_target``: a unix socket path, "@name" for an abstract one; the listener there
+    must belong to our own user. A connection that does not tell its protocol within ``header_timeout_ms`` is closed;
+    at ``max_connections`` (without those handed over) accepting pauses. At most 128 KiB are held back per direction,
+    nothing while a connection is idle. Both descriptors are duplicated (and ``listen_fd`` becomes non-blocking): the
+    caller keeps its own and closes them.
 
     Raises NativeError: ENAMETOOLONG for an address, EINVAL when the socket does not listen, ENOTSOCK, EMFILE.
     """
@@ -36,15 +59,15 @@ cdef class Front:
     cdef pc_front_counters _last
     cdef bint _running
 
-    def __init__(self, int listen_fd, grpc_target, http_target, *, unsigned header_timeout_ms=5000,
+    def __init__(self, int listen_fd, int handover_fd, http_target, *, unsigned header_timeout_ms=5000,
                  unsigned max_connections=4096):
         cdef pc_err err
         cdef pc_front_options o
-        cdef bytes grpc = _address(grpc_target), http = _address(http_target)
+        cdef bytes http = _address(http_target)
         if self._front != NULL:
             raise RuntimeError("the front is initialised already")
         o.listen_fd = listen_fd
-        o.grpc_target = grpc
+        o.handover_fd = handover_fd
         o.http_target = http
         o.header_timeout_ms = header_timeout_ms
         o.max_connections = max_connections
@@ -87,7 +110,7 @@ cdef class Front:
         _count_handle("Front", -1)
 
     def stats(self):
-        """Counters since the start, and ``active`` connections now; ``grpc`` and ``http`` reached their target,
+        """Counters since the start, and ``active`` connections now; ``grpc`` and ``http`` were passed on,
         ``rejected`` were closed without one, ``paused`` is how often accepting paused (limit, no descriptors)."""
         if self._front != NULL:
             pc_front_stats(self._front, &self._last)

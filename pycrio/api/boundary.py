@@ -12,12 +12,12 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from pycrio import errors
+from pycrio.api.codes import Code
 from pycrio.api.describe import describe
 from pycrio.obs import log as obslog
 from pycrio.obs import trace
@@ -26,9 +26,28 @@ from pycrio.obs.metrics import metrics
 log = obslog.get("api")
 
 T = TypeVar("T")
-Code = grpc.StatusCode
 Unary = Callable[[Any, float | None], Coroutine[Any, Any, Message | bytes]]
 Stream = Callable[[Any, float | None], AsyncGenerator[Message | bytes, None]]
+
+
+class Context(Protocol):
+    """What a call knows of its caller."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None without one."""
+
+    def metadata(self) -> dict[str, str]:
+        """What the caller sent beside the call, by name in lower case."""
+
+    def abort(self, status: int, text: str) -> NoReturn:
+        """End the call with a status other than OK, by raising."""
+
+    async def write(self, message: bytes) -> None:
+        """One message of an answer with several; waits while the caller is slow."""
+
+
+Handler = Callable[[bytes, Any], Coroutine[Any, Any, "bytes | None"]]
+"""The request's bytes and a Context to the answer's bytes; None when all was written with ``Context.write``."""
 
 CODES: dict[type[BaseException], Code] = {
     errors.NotFound: Code.NOT_FOUND,
@@ -107,13 +126,13 @@ class Boundary:
         self._sending: set[asyncio.Task[bytes]] = set()
         self._ended: set[asyncio.Task[bytes]] = set()
 
-    def unary(self, path: str, kind: type[Message], call: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def unary(self, path: str, kind: type[Message], call: Unary) -> Handler:
         """A handler for a call with one answer; ``path`` is ``/service/Method``."""
         name = path.rpartition("/")[2]
         shielded = name in SHIELDED
         attributes = _attributes(path)
 
-        async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def handle(raw: bytes, context: Context) -> bytes:
             began = time.perf_counter()
             failed = True
             try:
@@ -123,7 +142,7 @@ class Boundary:
                     trace.server(path, attributes, lambda: _carrier(context)) as span,
                 ):
                     span.set("pycrio.request", ident)
-                    request = await _checked(context, kind, raw)
+                    request = _checked(context, kind, raw)
                     flow = call(request, context.time_remaining())
                     answer = await _answered(context, self.shield(flow) if shielded else flow)
                     failed = False
@@ -131,29 +150,29 @@ class Boundary:
             finally:
                 metrics.operation(name, time.perf_counter() - began, failed)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return handle
 
-    def stream(self, path: str, kind: type[Message], call: Stream) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def stream(self, path: str, kind: type[Message], call: Stream) -> Handler:
         """A handler for a call with any number of answers."""
         attributes = _attributes(path)
 
-        async def send(request: Message, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def send(request: Message, context: Context) -> bytes:
             async with contextlib.aclosing(call(request, context.time_remaining())) as answers:
                 async for answer in answers:
                     await context.write(answer if isinstance(answer, bytes) else answer.SerializeToString())
             return b""
 
-        async def handle(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        async def handle(raw: bytes, context: Context) -> None:
             ident = str(uuid.uuid4())
             with obslog.bind(id=ident, name=path), trace.server(path, attributes, lambda: _carrier(context)) as span:
                 span.set("pycrio.request", ident)
-                request = await _checked(context, kind, raw)
+                request = _checked(context, kind, raw)
                 sending = asyncio.get_running_loop().create_task(send(request, context))
                 self._sending.add(sending)
                 sending.add_done_callback(self._sending.discard)
                 await _answered(context, self._until_ended(sending))
 
-        return grpc.unary_stream_rpc_method_handler(handle)
+        return handle
 
     async def shield(self, flow: Coroutine[Any, Any, T]) -> T:
         """Await a flow that goes on when the waiting ends; how it then ends is logged."""
@@ -191,44 +210,41 @@ class Boundary:
 def _attributes(path: str) -> trace.Attributes:
     """Of a call's span (OpenTelemetry semantic conventions for gRPC servers); the status is that of success."""
     _, service, method = path.split("/")
-    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, _STATUS: Code.OK.value[0]}
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, _STATUS: int(Code.OK)}
 
 
-def _carrier(context: grpc.aio.ServicerContext[bytes, bytes]) -> trace.Carrier:
+def _carrier(context: Context) -> trace.Carrier:
     """The caller's trace context."""
-    metadata = context.invocation_metadata() or ()
-    return {str(key): value for key, value in metadata if key in trace.HEADERS and isinstance(value, str)}
+    return {name: value for name, value in context.metadata().items() if name in trace.HEADERS}
 
 
-async def _checked(context: grpc.aio.ServicerContext[bytes, bytes], kind: type[Message], raw: bytes) -> Message:
+def _checked(context: Context, kind: type[Message], raw: bytes) -> Message:
     """The decoded request, logged; the call is aborted when it is none."""
     try:
         request = parse(kind, raw)
     except errors.InvalidRequest as e:
-        await _abort(context, e)
-        raise
+        _abort(context, e)
     if log.enabled(obslog.DEBUG):
         log.debug(f"Request: {describe(request)}")
     return request
 
 
-async def _answered(context: grpc.aio.ServicerContext[bytes, bytes], flow: Awaitable[Message | bytes]) -> bytes:
+async def _answered(context: Context, flow: Awaitable[Message | bytes]) -> bytes:
     """The serialised answer, logged; the call is aborted when the flow fails."""
     try:
         answer = await flow
     except asyncio.CancelledError:
         log.debug("Request cancelled: its caller has left or its deadline has passed")
-        trace.failed("its caller has left or its deadline has passed", {_STATUS: Code.CANCELLED.value[0]})
+        trace.failed("its caller has left or its deadline has passed", {_STATUS: int(Code.CANCELLED)})
         raise
     except Exception as e:
-        await _abort(context, e)
-        raise
+        _abort(context, e)
     if log.enabled(obslog.DEBUG):
         log.debug(f"Response: {f'{len(answer)} bytes' if isinstance(answer, bytes) else describe(answer)}")
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
-async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception) -> None:
+def _abort(context: Context, error: Exception) -> NoReturn:
     """End the call with the error's status (raises)."""
     code, text = status_of(error)
     if code is Code.INTERNAL:
@@ -237,8 +253,8 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Excepti
         log.warning("Request failed", code=code.name, error=text)
     else:
         log.debug(f"Response error: {text}", code=code.name)
-    trace.failed(text, {_STATUS: code.value[0]})
-    await context.abort(code, text)
+    trace.failed(text, {_STATUS: int(code)})
+    context.abort(code, text)
 
 
 def _finished_alone(task: asyncio.Task[Any]) -> None:

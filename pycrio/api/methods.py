@@ -1,14 +1,12 @@
-"""From the services' descriptors to gRPC handlers: the calls come from the proto, so none can be forgotten."""
+"""From the services' descriptors to handlers: the calls come from the proto, so none can be forgotten."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
-
-import grpc
+from typing import Protocol
 
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.boundary import Boundary
+from pycrio.api.boundary import Boundary, Handler
 
 
 class Service(Protocol):
@@ -25,12 +23,12 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
-def handlers(service: Service, boundary: Boundary) -> grpc.GenericRpcHandler[Any, Any]:
-    """Handlers for every call of a service; AttributeError when it lacks one."""
+def handlers(service: Service, boundary: Boundary) -> dict[bytes, Handler]:
+    """Path → handler for every call of a service; AttributeError when it lacks one."""
     descriptor = pb.DESCRIPTOR.services_by_name[service.service]
-    table: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    table: dict[bytes, Handler] = {}
     for method in descriptor.methods:
         wrap = boundary.stream if method.server_streaming else boundary.unary
         path = f"/{descriptor.full_name}/{method.name}"
-        table[method.name] = wrap(path, getattr(pb, method.input_type.name), getattr(service, snake(method.name)))
-    return grpc.method_handlers_generic_handler(descriptor.full_name, table)
+        table[path.encode()] = wrap(path, getattr(pb, method.input_type.name), getattr(service, snake(method.name)))
+    return table

@@ -46,7 +46,7 @@ class Listener:
 
 def private_directory(path: str) -> str:
     """Make a directory for inner sockets that nobody else may enter, without those of an earlier run."""
-    _check_length(os.path.join(path, "grpc.sock"))
+    _check_length(os.path.join(path, "http.sock"))
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
         with contextlib.suppress(FileExistsError):

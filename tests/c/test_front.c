@@ -26,7 +26,7 @@ static void ok(bool good, const char *text) {
 }
 
 struct rig {
-        int listen, grpc, http;
+        int listen, handed[2], http;
         struct pc_front *front;
 };
 
@@ -62,11 +62,10 @@ static int dial(void) {
 }
 
 static struct rig rig_start(unsigned timeout_ms, unsigned max) {
-        struct rig r = {
-            .listen = listen_at("front", 64), .grpc = listen_at("grpc", 64), .http = listen_at("@pc-http", 64)};
-        char grpc[128];
-        snprintf(grpc, sizeof grpc, "%s/grpc", dir);
-        struct pc_front_options o = {r.listen, grpc, "@pc-http", timeout_ms, max};
+        struct rig r = {.listen = listen_at("front", 64), .http = listen_at("@pc-http", 64)};
+        if (pipe2(r.handed, O_CLOEXEC) < 0 || fcntl(r.handed[1], F_SETFL, O_NONBLOCK) < 0)
+                abort();
+        struct pc_front_options o = {r.listen, r.handed[1], "@pc-http", timeout_ms, max};
         struct pc_err err;
         if (pc_front_new(&o, &r.front, &err) < 0 || pc_front_start(r.front, &err) < 0)
                 abort();
@@ -76,7 +75,8 @@ static struct rig rig_start(unsigned timeout_ms, unsigned max) {
 static void rig_end(struct rig *r) {
         r->front = pc_front_free(r->front);
         close(r->listen);
-        pc_closep(&r->grpc);
+        pc_closep(&r->handed[0]);
+        pc_closep(&r->handed[1]);
         pc_closep(&r->http);
 }
 
@@ -85,6 +85,24 @@ static int taken(int listener) {
         if (fd < 0)
                 abort();
         return fd;
+}
+
+/* The next connection that was handed over, its first bytes put before the others into text. */
+static int handed(struct rig *r, char *text, size_t room) {
+        struct pc_front_handed h;
+        if (pc_read_all(r->handed[0], &h, sizeof h) != sizeof h || h.head_len >= room)
+                abort();
+        memset(text, 0, room);
+        memcpy(text, h.head, h.head_len);
+        return h.fd;
+}
+
+/* All bytes of a connection: those that came with it and those that follow. */
+static bool hears_all(int fd, char *text, size_t room, const char *wanted) {
+        size_t have = strlen(text), n = strlen(wanted);
+        if (n >= room || have > n || pc_read_all(fd, text + have, n - have) != (ssize_t) (n - have))
+                return false;
+        return memcmp(text, wanted, n) == 0;
 }
 
 static bool says(int fd, const char *text) {
@@ -129,9 +147,10 @@ static void test_routes(void) {
         struct rig r = rig_start(60000, 100);
         int c = dial();
         bool good = says(c, PREFACE "more");
-        int s = taken(r.grpc);
-        ok(good && hears(s, PREFACE "more") && says(s, "answer") && hears(c, "answer"),
-           "the preface leads to gRPC, whole");
+        char text[256];
+        int s = handed(&r, text, sizeof text);
+        ok(good && hears_all(s, text, sizeof text, PREFACE "more") && says(s, "answer") && hears(c, "answer"),
+           "a connection with the preface is handed over, whole");
         ok(says(c, "again") && hears(s, "again"), "and later bytes follow");
         close(c), ok(ends(s), "the client's end reaches the server"), close(s);
         c = dial();
@@ -141,11 +160,11 @@ static void test_routes(void) {
            "anything else to HTTP");
         close(s), ok(ends(c), "the server's end reaches the client"), close(c);
         c = dial();
-        const char *text = PREFACE;
-        for (size_t i = 0; text[i]; i++)
-                good = good && pc_write_all(c, text + i, 1) == 0;
-        s = taken(r.grpc);
-        ok(good && hears(s, PREFACE), "a preface in single bytes");
+        const char *preface = PREFACE;
+        for (size_t i = 0; preface[i]; i++)
+                good = good && pc_write_all(c, preface + i, 1) == 0;
+        s = handed(&r, text, sizeof text);
+        ok(good && hears_all(s, text, sizeof text, PREFACE), "a preface in single bytes");
         close(c), close(s);
         c = dial();
         good = says(c, "PRI * HTTP");
@@ -270,7 +289,8 @@ static void test_refusals(void) {
         close(c);
         while (stats(&r).rejected < 1)
                 sched_yield();
-        ok(stats(&r).active == 0, "closed without a byte");
+        until_active(&r, 0);
+        ok(stats(&r).rejected == 1, "closed without a byte");
         pc_closep(&r.http);
         c = dial();
         ok(says(c, "GET") && ends(c) && stats(&r).rejected == 2, "a target that does not listen closes the client");
@@ -379,20 +399,65 @@ static void test_full_backlog(void) {
         rig_end(&r);
 }
 
+static void test_handover(void) {
+        struct rig r = rig_start(60000, 2);
+        char text[256];
+        int before = fcntl(r.handed[1], F_SETPIPE_SZ, 4096);
+        bool good = before >= 4096;
+        /* A full pipe: connections wait until there is room. */
+        static char junk[1 << 16];
+        ssize_t filled = write(r.handed[1], junk, (size_t) before - sizeof(struct pc_front_handed) + 1);
+        int c = dial();
+        good = good && filled > 0 && says(c, PREFACE);
+        while (stats(&r).active != 1)
+                sched_yield();
+        ok(good && stats(&r).grpc == 0, "a full pipe keeps a connection waiting");
+        good = pc_read_all(r.handed[0], junk, (size_t) filled) == filled;
+        int s = handed(&r, text, sizeof text);
+        ok(good && hears_all(s, text, sizeof text, PREFACE) && says(s, "x") && hears(c, "x"), "but does not lose it");
+        close(s), ok(ends(c), "its end is its new owner's"), close(c);
+        int many[8], theirs[8];
+        for (int i = 0; i < 8; i++) {
+                many[i] = dial();
+                good = good && says(many[i], PREFACE);
+                theirs[i] = handed(&r, text, sizeof text);
+        }
+        while (stats(&r).grpc != 9) /* counted after it was given */
+                sched_yield();
+        ok(good && stats(&r).paused == 0, "those handed over do not count for the limit");
+        pc_front_stop(r.front);
+        good = true;
+        for (int i = 0; i < 8; i++) {
+                good = good && says(theirs[i], "y") && hears(many[i], "y");
+                close(many[i]), close(theirs[i]);
+        }
+        ok(good && stats(&r).active == 0, "and outlive the front");
+        r.front = pc_front_free(r.front);
+        r.front = NULL;
+        rig_end(&r);
+
+        r = rig_start(60000, 2);
+        pc_closep(&r.handed[0]);
+        c = dial();
+        (void) says(c, PREFACE);
+        ok(ends(c) && stats(&r).rejected == 1, "nobody to take it: rejected");
+        close(c);
+        rig_end(&r);
+}
+
 static void test_life(void) {
         struct rig r = rig_start(60000, 100);
         struct pc_err err;
         ok(pc_front_start(r.front, &err) == -EALREADY, "started once");
         int c = dial();
-        bool good = says(c, PREFACE);
-        int s = taken(r.grpc);
-        good = good && hears(s, PREFACE);
+        bool good = says(c, "GET");
+        int s = taken(r.http);
+        good = good && hears(s, "GET") && says(c, "!") && hears(s, "!"); /* relayed: no longer accepting */
         pc_front_drain(r.front);
         pc_front_drain(r.front);
         int late = dial(); /* into the backlog of our own descriptor, where it stays */
-        good =
-            good && says(late, PREFACE) && says(c, "on") && hears(s, "on") && says(s, "and on") && hears(c, "and on");
-        struct pollfd p = {.fd = r.grpc, .events = POLLIN};
+        good = good && says(late, "GET") && says(c, "on") && hears(s, "on") && says(s, "and on") && hears(c, "and on");
+        struct pollfd p = {.fd = r.http, .events = POLLIN};
         ok(good && poll(&p, 1, 50) == 0 && stats(&r).accepted == 1, "drained: open ones live on, no new ones");
         pc_front_stop(r.front);
         ok(ends(c) && ends(s) && stats(&r).active == 0, "stop ends both sides");
@@ -402,7 +467,7 @@ static void test_life(void) {
 
         struct pc_front *f = NULL;
         int l = listen_at("front", 5);
-        struct pc_front_options o = {l, "@a", "@b", 1000, 10};
+        struct pc_front_options o = {l, -1, "@b", 1000, 10};
         ok(pc_front_new(&o, &f, &err) == 0, "made");
         pc_front_stop(f);
         ok(pc_front_start(f, &err) == -EALREADY, "stopped before it was started");
@@ -411,11 +476,11 @@ static void test_life(void) {
         char longname[200];
         memset(longname, 'x', sizeof longname);
         longname[199] = '\0';
-        o.grpc_target = longname;
+        o.http_target = longname;
         ok(pc_front_new(&o, &f, &err) == -ENAMETOOLONG, "a socket path that is too long");
-        o.grpc_target = "";
+        o.http_target = "";
         ok(pc_front_new(&o, &f, &err) == -EINVAL, "an empty one");
-        o.grpc_target = "@a", o.max_connections = 0;
+        o.http_target = "@a", o.max_connections = 0;
         ok(pc_front_new(&o, &f, &err) == -EINVAL, "room for none");
         o.max_connections = 1, o.listen_fd = 0;
         ok(pc_front_new(&o, &f, &err) == -ENOTSOCK, "not a socket");
@@ -495,6 +560,7 @@ int main(void) {
         test_refusals();
         test_limits();
         test_full_backlog();
+        test_handover();
         test_life();
         test_many();
         ok(open_fds() == before, "no descriptor is left open");

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import pathlib
+import select
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,7 +14,8 @@ import grpc.aio
 import pytest
 
 from pycrio._native.base import NativeError, live_handles
-from pycrio._native.front import Front
+from pycrio._native.calls import Call, CallServer, Limits
+from pycrio._native.front import Front, take
 
 
 def listener(path: pathlib.Path) -> socket.socket:
@@ -42,31 +44,25 @@ async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextlib.asynccontextmanager
 async def served(crio: socket.socket, tmp_path: pathlib.Path) -> AsyncIterator[Front]:
-    """The front before a grpc.aio server that echoes and a small HTTP server."""
+    """The front before calls that echo and a small HTTP server."""
 
-    async def echo(request: bytes, _: object) -> bytes:
+    async def echo(request: bytes, _: Call) -> bytes:
         return request
 
-    async def count(request: bytes, _: object) -> AsyncIterator[bytes]:
+    async def count(request: bytes, call: Call) -> None:
         for i in range(int(request)):
-            yield str(i).encode()
+            await call.write(str(i).encode())
 
-    handlers = {
-        "Echo": grpc.unary_unary_rpc_method_handler(echo),
-        "Count": grpc.unary_stream_rpc_method_handler(count),
-    }
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
-    server.add_insecure_port(f"unix:{tmp_path}/grpc.sock")
-    await server.start()
+    calls = CallServer({b"/t/Echo": echo, b"/t/Count": count}, Limits(64 << 20, 64 << 20))
+    handover = calls.start()
     http = await asyncio.start_unix_server(hello, tmp_path / "http.sock")
     try:
-        with Front(crio.fileno(), tmp_path / "grpc.sock", str(tmp_path / "http.sock")) as front:
+        with Front(crio.fileno(), handover, str(tmp_path / "http.sock")) as front:
             yield front
     finally:
         http.close()
         await http.wait_closed()
-        await server.stop(None)
+        await calls.stop(0)
 
 
 def channel(tmp_path: pathlib.Path) -> grpc.aio.Channel:
@@ -97,21 +93,41 @@ async def test_grpc_and_http_on_one_socket(crio: socket.socket, tmp_path: pathli
         assert (stats["accepted"], stats["grpc"], stats["http"], stats["rejected"]) == (3, 2, 1, 0)
 
 
-async def test_a_call_in_progress_survives_draining(crio: socket.socket, tmp_path: pathlib.Path) -> None:
+async def test_an_open_connection_survives_draining_and_the_front(crio: socket.socket, tmp_path: pathlib.Path) -> None:
     async with served(crio, tmp_path) as front, channel(tmp_path) as open_channel:
         echo = open_channel.unary_unary("/t/Echo", None, None)
         assert await echo(b"before") == b"before"
         front.drain()
         assert await echo(b"after") == b"after"
-        crio.close()
         front.stop()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await echo(b"stopped")
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert await echo(b"stopped") == b"stopped"
+
+
+def test_taking_over(crio: socket.socket) -> None:
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert take(read) is None
+        with Front(crio.fileno(), write, "@none"), socket.socket(socket.AF_UNIX) as client:
+            client.connect(crio.getsockname())
+            client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            select.select([read], [], [])
+            handed = take(read)
+            assert handed is not None
+            with socket.socket(fileno=handed[0]) as server:
+                assert handed[1] + server.recv(100) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    finally:
+        os.close(write)
+    with pytest.raises(OSError, match="taken over") as caught:
+        take(read)
+    assert caught.value.errno == errno.EPIPE
+    os.close(read)
+    with pytest.raises(OSError, match="taken over") as caught:
+        take(read)
+    assert caught.value.errno == errno.EBADF
 
 
 def test_silent_client_is_closed(crio: socket.socket, tmp_path: pathlib.Path) -> None:
-    with Front(crio.fileno(), "@none", "@none", header_timeout_ms=20) as front:
+    with Front(crio.fileno(), -1, "@none", header_timeout_ms=20) as front:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(crio.getsockname())
             assert client.recv(1) == b""
@@ -119,7 +135,7 @@ def test_silent_client_is_closed(crio: socket.socket, tmp_path: pathlib.Path) ->
 
 
 def test_a_slow_client_does_not_hold_up_another(crio: socket.socket, tmp_path: pathlib.Path) -> None:
-    with listener(tmp_path / "http.sock") as http, Front(crio.fileno(), "@none", tmp_path / "http.sock"):
+    with listener(tmp_path / "http.sock") as http, Front(crio.fileno(), -1, tmp_path / "http.sock"):
         with socket.socket(socket.AF_UNIX) as slow, socket.socket(socket.AF_UNIX) as quick:
             slow.connect(crio.getsockname())
             slow.send(b"PRI")
@@ -131,14 +147,14 @@ def test_a_slow_client_does_not_hold_up_another(crio: socket.socket, tmp_path: p
 
 
 def test_listener_stays_the_callers(crio: socket.socket) -> None:
-    front = Front(crio.fileno(), "@a", "@b")
+    front = Front(crio.fileno(), -1, "@b")
     front.start()
     front.stop()
     assert crio.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
 def test_stages_out_of_order(crio: socket.socket) -> None:
-    front = Front(crio.fileno(), "@a", "@b")
+    front = Front(crio.fileno(), -1, "@b")
     front.start()
     with pytest.raises(NativeError) as caught:
         front.start()
@@ -154,20 +170,20 @@ def test_stages_out_of_order(crio: socket.socket) -> None:
 def test_bad_arguments(crio: socket.socket) -> None:
     for code, target in ((errno.ENAMETOOLONG, "x" * 200), (errno.EINVAL, "")):
         with pytest.raises(NativeError) as caught:
-            Front(crio.fileno(), target, "@b")
+            Front(crio.fileno(), -1, target)
         assert caught.value.errno == code
     with pytest.raises(ValueError, match="NUL"):
-        Front(crio.fileno(), "a\0b", "@b")
+        Front(crio.fileno(), -1, "a\0b")
     with pytest.raises(NativeError) as caught, socket.socket(socket.AF_UNIX) as plain:
-        Front(plain.fileno(), "@a", "@b")
+        Front(plain.fileno(), -1, "@b")
     assert caught.value.errno == errno.EINVAL
     with pytest.raises(NativeError) as caught:
-        Front(crio.fileno(), "@a", "@b", max_connections=0)
+        Front(crio.fileno(), -1, "@b", max_connections=0)
     assert caught.value.errno == errno.EINVAL
 
 
 def test_collected_while_running_warns_and_stops(crio: socket.socket) -> None:
-    front = Front(crio.fileno(), "@a", "@b")
+    front = Front(crio.fileno(), -1, "@b")
     front.start()
     assert live_handles()["Front"] == 1
     with pytest.warns(ResourceWarning, match="collected while running"):
@@ -184,7 +200,7 @@ def comm(task: pathlib.Path) -> str:
 
 
 def test_signals_stay_with_the_program(crio: socket.socket) -> None:
-    with Front(crio.fileno(), "@a", "@b"), socket.socket(socket.AF_UNIX) as client:
+    with Front(crio.fileno(), -1, "@b"), socket.socket(socket.AF_UNIX) as client:
         client.connect(crio.getsockname())
         client.send(b"GET")
         assert client.recv(1) == b""  # so the thread is up and has its name

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from pycrio.api._pb import api_pb2 as pb
+from pycrio.api.codes import Code
 
 _METHODS = {
     method.name: (f"/{service.full_name}/{method.name}", method)
@@ -38,3 +39,8 @@ def stream(channel: grpc.aio.Channel, name: str, deadline: float | None = 20, **
     path, request, response = _types(name)
     stub = channel.unary_stream(path, None, response_deserializer=response.FromString)
     return stub(request(**fields).SerializeToString(), timeout=deadline)
+
+
+def code(error: grpc.aio.AioRpcError) -> Code:
+    """The status of a failed call."""
+    return Code(error.code().value[0])

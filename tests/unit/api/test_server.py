@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
+import socket
 import stat
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import grpc
 import pytest
 
+from pycrio._native.calls import CallServer, Limits
 from pycrio._native.front import Front
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.server import MAX_MESSAGE, Server, Settings, _options
+from pycrio.api.server import MAX_MESSAGE, Server, Targets
 from pycrio.api.sockets import Listener
 from pycrio.errors import Unavailable
 from tests.unit.api import client
@@ -26,11 +29,27 @@ async def echo(request: Any, remaining: float | None) -> Any:
     return pb.VersionResponse(version=request.version)
 
 
+def made(tmp_path: pathlib.Path, service: Any, max_receive: int = MAX_MESSAGE) -> Server:
+    limits = Limits(max_receive, MAX_MESSAGE)
+    return Server(str(tmp_path / "inner"), [service], Fake().pages(), lambda table: CallServer(table, limits))
+
+
+@contextlib.asynccontextmanager
+async def reached(tmp_path: pathlib.Path, targets: Targets) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel through a front."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "reached.sock"))
+        listener.listen(64)
+        with Front(listener.fileno(), targets.grpc, targets.http):
+            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/reached.sock") as channel:
+                yield channel
+
+
 async def test_both_protocols(tmp_path: pathlib.Path) -> None:
-    server = Server(Settings(str(tmp_path / "inner")), [Scripted(echo)], Fake().pages())
+    server = made(tmp_path, Scripted(echo))
     targets = await server.start()
-    assert stat.S_IMODE(os.stat(os.path.dirname(targets.grpc)).st_mode) == 0o700
-    async with grpc.aio.insecure_channel(f"unix:{targets.grpc}") as channel:
+    assert stat.S_IMODE(os.stat(os.path.dirname(targets.http)).st_mode) == 0o700
+    async with reached(tmp_path, targets) as channel:
         assert (await client.call(channel, "Version", version="x")).version == "x"
         assert (await get(targets.http, "/info"))[0] == 200
         await server.stop(1)
@@ -48,9 +67,9 @@ async def test_stop_lets_running_calls_end(tmp_path: pathlib.Path) -> None:
         finished.set()
         return b""
 
-    server = Server(Settings(str(tmp_path / "inner")), [Scripted(wait)], Fake().pages())
+    server = made(tmp_path, Scripted(wait))
     targets = await server.start()
-    async with grpc.aio.insecure_channel(f"unix:{targets.grpc}") as channel:
+    async with reached(tmp_path, targets) as channel:
         running = asyncio.ensure_future(client.call(channel, "Version"))
         await begun.wait()
         stopping = asyncio.ensure_future(server.stop(10))
@@ -70,9 +89,9 @@ async def test_stop_waits_for_flows_without_callers(tmp_path: pathlib.Path) -> N
         finished.set()
         return b""
 
-    server = Server(Settings(str(tmp_path / "inner")), [Scripted(wait)], Fake().pages())
+    server = made(tmp_path, Scripted(wait))
     targets = await server.start()
-    async with grpc.aio.insecure_channel(f"unix:{targets.grpc}") as channel:
+    async with reached(tmp_path, targets) as channel:
         running = asyncio.ensure_future(client.call(channel, "RunPodSandbox"))
         await begun.wait()
         running.cancel()
@@ -82,11 +101,10 @@ async def test_stop_waits_for_flows_without_callers(tmp_path: pathlib.Path) -> N
 
 
 async def test_large_messages(tmp_path: pathlib.Path) -> None:
-    server = Server(Settings(str(tmp_path / "inner"), max_receive=1 << 20), [Scripted(echo)], Fake().pages())
+    server = made(tmp_path, Scripted(echo), max_receive=1 << 20)
     targets = await server.start()
-    options = [("grpc.max_receive_message_length", -1)]
     try:
-        async with grpc.aio.insecure_channel(f"unix:{targets.grpc}", options=options) as channel:
+        async with reached(tmp_path, targets) as channel:
             assert len((await client.call(channel, "Version", version="x" * 900_000)).version) == 900_000
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.call(channel, "Version", version="x" * 1_100_000)
@@ -95,16 +113,14 @@ async def test_large_messages(tmp_path: pathlib.Path) -> None:
         await server.stop(0)
 
 
-def test_limits() -> None:
-    chosen = dict(_options(Settings("/x", max_send=0, max_receive=-1)))
-    assert chosen["grpc.max_send_message_length"] == chosen["grpc.max_receive_message_length"] == MAX_MESSAGE
+def test_the_default_limit() -> None:
     assert MAX_MESSAGE == 83886080
 
 
 async def test_a_place_that_cannot_be_listened_on(tmp_path: pathlib.Path) -> None:
     (tmp_path / "inner").mkdir(mode=0o700)
     (tmp_path / "inner" / "http.sock").write_text("in the way")
-    server = Server(Settings(str(tmp_path / "inner")), [Scripted(echo)], Fake().pages())
+    server = made(tmp_path, Scripted(echo))
     with pytest.raises(Unavailable, match="cannot serve"):
         await server.start()
     await server.stop(0)
@@ -113,7 +129,7 @@ async def test_a_place_that_cannot_be_listened_on(tmp_path: pathlib.Path) -> Non
 async def test_one_socket_for_both_behind_the_native_front(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "crio.sock")
     listener = Listener(path)
-    server = Server(Settings(str(tmp_path / "inner")), [Scripted(echo)], Fake().pages())
+    server = made(tmp_path, Scripted(echo))
     targets = await server.start()
     with Front(listener.fileno(), targets.grpc, targets.http) as front:
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
@@ -137,9 +153,9 @@ async def test_stop_ends_streams_at_once(tmp_path: pathlib.Path) -> None:
             closed.set()
 
     service.pieces = endless
-    server = Server(Settings(str(tmp_path / "inner")), [service], Fake().pages())
+    server = made(tmp_path, service)
     targets = await server.start()
-    async with grpc.aio.insecure_channel(f"unix:{targets.grpc}") as channel:
+    async with reached(tmp_path, targets) as channel:
         events = client.stream(channel, "GetContainerEvents", deadline=None)
         await events.read()
         await asyncio.wait_for(server.stop(1000), 30)

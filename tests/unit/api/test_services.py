@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pycrio.api import fragments
 from pycrio.api._pb import api_pb2 as pb
 from pycrio.api.boundary import status_of
+from pycrio.api.codes import Code
 from pycrio.api.image import ImageService
 from pycrio.api.methods import snake
 from pycrio.api.runtime import RuntimeService
@@ -29,7 +30,6 @@ from tests.fakes.node import FakeHost, fake_node
 from tests.unit.api import client, cri_table, strategies
 from tests.unit.api.conftest import Serve
 
-Code = grpc.StatusCode
 ABSENT = "f" * 64
 
 
@@ -65,7 +65,7 @@ class Caller:
         """Status of a call that must fail."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.call(self.channel, name, **fields)
-        return caught.value.code(), caught.value.details() or ""
+        return client.code(caught.value), caught.value.details() or ""
 
     async def pod(self, name: str = "web") -> str:
         return str((await self("RunPodSandbox", config=pod_message(name))).pod_sandbox_id)
@@ -452,7 +452,10 @@ async def test_pod_checkpoints_need_a_deadline(serve: Serve, tmp_path: pathlib.P
         for name in ("CheckpointPod", "RestorePod"):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.call(call.channel, name, deadline=None)
-            assert (caught.value.code(), "deadline" in (caught.value.details() or "")) == (Code.INVALID_ARGUMENT, True)
+            assert (client.code(caught.value), "deadline" in (caught.value.details() or "")) == (
+                Code.INVALID_ARGUMENT,
+                True,
+            )
 
 
 # --- any request at all

@@ -89,7 +89,7 @@ def test_private_directory(tmp_path: pathlib.Path) -> None:
     assert private_directory(str(path)) == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path / "grpc.sock"))
+        dead.bind(str(path / "http.sock"))
     (path / "note").write_text("kept")
     path.chmod(0o777)
     private_directory(str(path))

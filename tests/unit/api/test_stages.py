@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
 from pycrio.api.boundary import Boundary, status_of
+from pycrio.api.codes import Code
 from pycrio.api.image import ImageService
 from pycrio.api.runtime import RuntimeService
 from pycrio.errors import PycrioError, RuntimeFailure
@@ -23,7 +23,6 @@ from pycrio.flows.node_state import Node
 from tests.fakes.node import FakeHost, fake_node
 from tests.unit.api.test_services import container_message, pod_message
 
-Code = grpc.StatusCode
 MOST = 60
 
 
