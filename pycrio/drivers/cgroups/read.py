@@ -62,8 +62,8 @@ def _text(path: str, name: str) -> str | None:
 
 
 def _number(path: str, name: str) -> int | None:
-    text = _text(path, name)
-    return int(text) if text is not None and text.strip().isdigit() else None
+    text = (_text(path, name) or "").strip()  # of more than int() takes for blanks
+    return int(text) if text.isdigit() else None
 
 
 def _limit(path: str, name: str) -> int | None:
@@ -75,8 +75,8 @@ def _pairs(path: str, name: str) -> dict[str, int]:
     out = {}
     for line in (_text(path, name) or "").splitlines():
         key, _, value = line.partition(" ")
-        if value.strip().isdigit():
-            out[key] = int(value)
+        if (digits := value.strip()).isdigit():
+            out[key] = int(digits)
     return out
 
 
