@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -48,26 +49,30 @@ class Pods:
     def __init__(self, peer: Peer, image: str, tag: str) -> None:
         self.peer, self.image, self.tag = peer, image, tag
         self.made: list[str] = []
-        self.count = 0
+        self.numbers = itertools.count(1)
 
-    def config(self) -> pb.PodSandboxConfig:
-        self.count += 1
-        options = pb.NamespaceOption(pid=pb.CONTAINER)
+    def config(self, host_network: bool = False) -> pb.PodSandboxConfig:
+        options = pb.NamespaceOption(pid=pb.CONTAINER, network=pb.NODE if host_network else pb.POD)
         linux = pb.LinuxPodSandboxConfig(
             cgroup_parent=f"/bench-{self.peer.name}",
             security_context=pb.LinuxSandboxSecurityContext(namespace_options=options),
         )
-        return pod(f"{self.tag}{self.count}", linux=linux, log_directory=f"/tmp/bench-logs-{self.peer.name}")
+        return pod(f"{self.tag}{next(self.numbers)}", linux=linux, log_directory=f"/tmp/bench-logs-{self.peer.name}")
 
-    def start(self, number: int | None = None) -> tuple[str, str]:
+    def start(self, number: int | None = None, host_network: bool = False) -> tuple[str, str]:
         """RunPodSandbox, CreateContainer, StartContainer; (pod, container)."""
-        cri, config = self.peer.cri, self.config()
+        cri, config = self.peer.cri, self.config(host_network)
         pod_id = cri.RunPodSandbox(config=config).pod_sandbox_id
         self.made.append(pod_id)
         ctr = container("c", self.image, "sleep", "100000", log_path=f"{config.metadata.name}.log")
         made = cri.CreateContainer(pod_sandbox_id=pod_id, config=ctr, sandbox_config=config).container_id
         cri.StartContainer(container_id=made)
         return pod_id, made
+
+    def grow(self, count: int) -> None:
+        """Up to so many pods, four at a time; beyond 60 without addresses of their own, for the bridge's sake."""
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: self.start(n, host_network=count > 60), range(count - len(self.made))))
 
     def remove(self, pod_id: str) -> None:
         wanted = pb.ContainerFilter(pod_sandbox_id=pod_id)
@@ -77,8 +82,8 @@ class Pods:
         self.peer.cri.RemovePodSandbox(pod_sandbox_id=pod_id)
 
     def clean(self) -> None:
-        for pod_id in self.made:
-            self.remove(pod_id)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(self.remove, self.made))
         self.made.clear()
 
 
@@ -145,8 +150,7 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> None:
     for count in args.lists:
         for peer in peers:
             group = groups[peer.name]
-            while len(group.made) < count:
-                group.start()
+            group.grow(count)
 
         def lists(peer: Peer, number: int = count) -> None:
             with peer.timed(f"list {number} containers"):
@@ -155,6 +159,21 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> None:
                 peer.cri.ListPodSandbox()
 
         each(peers, 100, lists)
+        ids = {p.name: [c.id for c in p.cri.ListContainers().containers] for p in peers}
+
+        def at_once(peer: Peer, number: int = count, ids: dict[str, list[str]] = ids) -> None:
+            """200 status calls under way together on one connection; answers stay undecoded."""
+            path = "/runtime.v1.RuntimeService/ContainerStatus"
+            call = peer.cri.channel.unary_unary(path, None, None)
+            known = ids[peer.name]
+            requests = [
+                pb.ContainerStatusRequest(container_id=known[i % len(known)]).SerializeToString() for i in range(200)
+            ]
+            with peer.timed(f"200 status calls at once, {number} containers"):
+                for answer in [call.future(request, timeout=60) for request in requests]:
+                    answer.result()
+
+        each(peers, 40, at_once)
         for peer in peers:
             if peer.pid:
                 peer.figures[f"memory with {count} pods (PSS, MB)"] = [pss(peer.pid)]
