@@ -66,7 +66,7 @@ def test_a_checkout(setup_py: Any, tmp_path: pathlib.Path) -> None:
         "gitTreeState": "clean",
         "buildDate": "2023-11-14T22:13:20Z",
         "linkmode": "dynamic",
-        "buildTags": "bz2,crypto,isal,lzma,zstd",
+        "buildTags": "bz2,crypto,isal,lzma,nghttp2,zstd",
         "ldFlags": "-Wl,-z,now",
     }
     (tree / "file").write_text("2")
