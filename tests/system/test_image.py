@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import threading
 
@@ -73,14 +75,65 @@ def test_concurrent_pulls_are_one(node: Node, images: Pushed) -> None:
     node.cri.RemoveImage(image={"image": name})
 
 
+class Held:
+    """A line to a registry that lets so many bytes of answers through, then none until ``let_go``."""
+
+    def __init__(self, target: str, allowed: int) -> None:
+        host, _, port = target.rpartition(":")
+        self._target, self._left = (host, int(port)), allowed
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock, self._go = threading.Lock(), threading.Event()
+        self.stalled = threading.Event()
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the end
+            while True:
+                ours, _ = self._listener.accept()
+                theirs = socket.create_connection(self._target)
+                for source, sink, counted in ((ours, theirs, False), (theirs, ours, True)):
+                    threading.Thread(target=self._pass, args=(source, sink, counted), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):  # a side that closed
+            while data := source.recv(65536):
+                if counted:
+                    with self._lock:
+                        self._left -= len(data)
+                    if self._left < 0:
+                        self.stalled.set()
+                        self._go.wait()
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            if counted:
+                end.close()
+
+    def let_go(self) -> None:
+        """Everything flows."""
+        self._go.set()
+
+    def close(self) -> None:
+        self.let_go()
+        self._listener.close()
+
+
 def test_a_pull_that_everybody_gave_up_leaves_nothing(node: Node, images: Pushed) -> None:
-    files = {f"d/{n}": os.urandom(100_000) for n in range(400)}
+    files = {f"d/{n}": os.urandom(100_000) for n in range(100)}
     push_image(images.registry, "img/large:1", [system_layer(), files])
-    name = f"{images.registry.address}/img/large:1"
-    with refused(Code.DEADLINE_EXCEEDED):
-        node.cri.PullImage(image={"image": name}, deadline=0.15)
-    assert node.cri.PullImage(image={"image": name}).image_ref
-    node.cri.RemoveImage(image={"image": name})
+    with contextlib.closing(Held(images.registry.address, 5_000_000)) as line:
+        node.daemon.insecure(line.address)
+        node.reload()
+        node.registries.add(int(line.address.rpartition(":")[2]))
+        name = f"{line.address}/img/large:1"
+        with refused(Code.DEADLINE_EXCEEDED):
+            node.cri.PullImage(image={"image": name}, deadline=5)
+        assert line.stalled.is_set()  # in the middle of a layer
+        line.let_go()
+        assert node.cri.PullImage(image={"image": name}).image_ref
+        node.cri.RemoveImage(image={"image": name})
 
 
 def test_layers_are_shared(node: Node, images: Pushed) -> None:
