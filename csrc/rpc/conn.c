@@ -5,6 +5,7 @@
 #define READ_SIZE (32 * 1024)
 #define READS 8 /* per pump: others want their turn */
 #define WRITE_SIZE (64 * 1024)
+#define FRAME_SIZE (16 * 1024 + 9)
 #define STREAM_WINDOW (1 << 20)
 #define CONNECTION_WINDOW (4 << 20)
 
@@ -95,6 +96,8 @@ static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *d
 /* Collect frames until there are WRITE_SIZE bytes or none are left. False: out of memory or a broken session. */
 static bool collect(struct pc_rpc *c) {
         c->out.len = c->out_at = 0;
+        if (bytes_reserve(&c->out, WRITE_SIZE + FRAME_SIZE) < 0) /* at once: growing copies, and maps fresh pages */
+                return false;
         while (c->out.len < WRITE_SIZE) {
                 const uint8_t *frame;
                 ssize_t n = nghttp2_session_mem_send(c->session, &frame);
@@ -210,7 +213,8 @@ int pc_rpc_send(struct pc_rpc *c, int32_t id, const void *message, size_t n, siz
                 return pc_fail(reterr, EMSGSIZE, "answer", s->path);
         char prefix[PREFIX] = {0, (char) (n >> 24), (char) (n >> 16), (char) (n >> 8), (char) n};
         size_t before = s->out.len;
-        if (bytes_add(&s->out, prefix, PREFIX) < 0 || bytes_add(&s->out, message, n) < 0) {
+        if ((before == 0 && bytes_reserve(&s->out, PREFIX + n) < 0) || bytes_add(&s->out, prefix, PREFIX) < 0 ||
+            bytes_add(&s->out, message, n) < 0) {
                 s->out.len = before;
                 return pc_fail(reterr, ENOMEM, "answer", s->path);
         }

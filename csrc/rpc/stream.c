@@ -10,6 +10,19 @@ enum { STATUS_EXHAUSTED = 8, STATUS_UNIMPLEMENTED = 12, STATUS_INTERNAL = 13 };
                 .flags = NGHTTP2_NV_FLAG_NONE                                                                          \
         }
 
+int bytes_reserve(struct bytes *b, size_t n) {
+        if (n <= b->cap - b->len)
+                return 0;
+        if (n > SIZE_MAX - b->len)
+                return -ENOMEM;
+        char *grown = realloc(b->data, b->len + n);
+        if (!grown)
+                return -ENOMEM;
+        b->data = grown;
+        b->cap = b->len + n;
+        return 0;
+}
+
 int bytes_add(struct bytes *b, const void *data, size_t n) {
         if (n > b->cap - b->len) {
                 size_t cap = b->cap < 256 ? 256 : b->cap;

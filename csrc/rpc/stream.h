@@ -49,6 +49,7 @@ struct pc_rpc {
         bool over;
 };
 
+int bytes_reserve(struct bytes *b, size_t n);               /* room for n more bytes, exactly; 0 or -ENOMEM */
 int bytes_add(struct bytes *b, const void *data, size_t n); /* 0 or -ENOMEM */
 void bytes_free(struct bytes *b);
 
