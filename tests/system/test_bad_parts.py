@@ -230,6 +230,19 @@ def test_no_network_at_all(node: Node) -> None:
 # --- OCI runtime ------------------------------------------------------------------------------------------------------
 
 
+def create_fails(node: Node, handler: str, mode: pathlib.Path, broken: tuple[str, Code, str]) -> None:
+    """With ``mode`` scripted a create fails as told and leaves nothing; without it the same create works."""
+    action, code, words = broken
+    pod = node.pod(handler=handler)
+    before = node.picture()
+    mode.write_text(action)
+    with refused(code, words):
+        node.create(pod, "sleep", "1000", name="c")
+    assert_nothing_new(node, before)
+    mode.unlink()
+    assert node.run(pod, "true", name="c") == (0, "")
+
+
 CREATE: dict[str, tuple[str, Code, str]] = {
     "silent": ("exit 1", Code.UNKNOWN, "create failed"),
     "talking": ("echo boom boom >&2; exit 1", Code.UNKNOWN, "boom boom"),
@@ -247,15 +260,7 @@ CREATE: dict[str, tuple[str, Code, str]] = {
 
 @pytest.mark.parametrize("what", CREATE)
 def test_runtime_fails_at_create(node: Node, odd: pathlib.Path, what: str) -> None:
-    action, code, words = CREATE[what]
-    pod = node.pod(handler="odd")
-    before = node.picture()
-    (odd / "mode.create").write_text(action)
-    with refused(code, words):
-        node.create(pod, "sleep", "1000", name="c")
-    assert_nothing_new(node, before)
-    (odd / "mode.create").unlink()
-    assert node.run(pod, "true", name="c") == (0, "")
+    create_fails(node, "odd", odd / "mode.create", CREATE[what])
 
 
 def test_runtime_is_missing(node: Node, odd: pathlib.Path) -> None:
@@ -331,15 +336,7 @@ MONITOR: dict[str, tuple[str, Code, str]] = {
 
 @pytest.mark.parametrize("what", MONITOR)
 def test_monitor_fails(node: Node, odd: pathlib.Path, what: str) -> None:
-    action, code, words = MONITOR[what]
-    pod = node.pod(handler="watched")
-    before = node.picture()
-    (odd / "mode.-b").write_text(action)
-    with refused(code, words):
-        node.create(pod, "sleep", "1000", name="c")
-    assert_nothing_new(node, before)
-    (odd / "mode.-b").unlink()
-    assert node.run(pod, "true", name="c") == (0, "")
+    create_fails(node, "watched", odd / "mode.-b", MONITOR[what])
 
 
 def test_monitor_is_missing(node: Node, odd: pathlib.Path) -> None:

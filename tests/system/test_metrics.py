@@ -22,30 +22,10 @@ from tests.fixtures_registry import free_port, push_image
 from tests.isolation import Isolation
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, refused, secured
+from tests.unit.obs.test_metrics import KNOWN
 
 pytestmark = pytest.mark.system
 PREFIX = "container_runtime_crio_"
-# type and labels of each, without the prefix
-KNOWN = {
-    "image_pulls_layer_size": ("histogram", ()),
-    "containers_events_dropped_total": ("counter", ()),
-    "containers_oom_total": ("counter", ()),
-    "processes_defunct": ("gauge", ()),
-    "operations_total": ("counter", ("operation",)),
-    "operations_latency_seconds": ("gauge", ("operation",)),
-    "operations_latency_seconds_total": ("summary", ("operation",)),
-    "operations_errors_total": ("counter", ("operation",)),
-    "image_pulls_bytes_total": ("counter", ("mediatype", "size")),
-    "image_pulls_skipped_bytes_total": ("counter", ("size",)),
-    "image_pulls_failure_total": ("counter", ("error",)),
-    "image_pulls_success_total": ("counter", ()),
-    "image_layer_reuse_total": ("counter", ("name",)),
-    "containers_oom_count_total": ("counter", ("name",)),
-    "containers_seccomp_notifier_count_total": ("counter", ("name", "syscall")),
-    "resources_stalled_at_stage": ("counter", ("stage",)),
-    "containers_stopped_monitor_count": ("counter", ("name",)),
-    "default_runtime": ("gauge", ("runtime",)),
-}
 # What nothing in this test (or, for skipped bytes, nothing at all) can bring about.
 WITHOUT_SERIES = {"image_pulls_skipped_bytes_total", "containers_seccomp_notifier_count_total"}
 # What the node dashboard of OpenShift, dashboards for performance tests, integrations of monitoring systems, and

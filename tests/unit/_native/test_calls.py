@@ -48,6 +48,21 @@ def many(channel: grpc.aio.Channel, name: str) -> Callable[..., Any]:
     return channel.unary_stream(f"/t/{name}", None, None)
 
 
+def waiting() -> tuple[asyncio.Event, asyncio.Event, Handler]:
+    """A handler that waits for ever: when it began, when it ended, and itself."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: bytes, call: Call) -> bytes:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return b""
+
+    return begun, ended, wait
+
+
 async def echo(request: bytes, call: Call) -> bytes:
     return request
 
@@ -117,16 +132,7 @@ async def test_ends_of_calls(tmp_path: pathlib.Path) -> None:
 
 
 async def test_a_deadline_ends_call_and_handler(tmp_path: pathlib.Path) -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: bytes, call: Call) -> bytes:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        return b""
-
+    begun, ended, wait = waiting()
     async with serving(tmp_path, wait=wait, echo=echo) as (channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await unary(channel, "wait")(b"", timeout=0.2)
@@ -137,16 +143,7 @@ async def test_a_deadline_ends_call_and_handler(tmp_path: pathlib.Path) -> None:
 
 
 async def test_a_caller_that_leaves_cancels_its_call(tmp_path: pathlib.Path) -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: bytes, call: Call) -> bytes:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        return b""
-
+    begun, ended, wait = waiting()
     async with serving(tmp_path, wait=wait) as (channel, _):
         asked = asyncio.ensure_future(unary(channel, "wait")(b""))
         await begun.wait()
