@@ -254,10 +254,6 @@ unsigned pc_rpc_running(const struct pc_rpc *c) {
         return c->running;
 }
 
-int pc_rpc_fd(const struct pc_rpc *c) {
-        return c->fd;
-}
-
 /* --- life ------------------------------------------------------------------------------------------------------- */
 
 static int make_session(struct pc_rpc *c) {

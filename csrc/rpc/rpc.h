@@ -54,7 +54,6 @@ int pc_rpc_finish(struct pc_rpc *c, int32_t stream, unsigned status, const char 
 
 void pc_rpc_goaway(struct pc_rpc *c);            /* no call begins any more; running ones go on */
 unsigned pc_rpc_running(const struct pc_rpc *c); /* calls that were taken as events and are not finished */
-int pc_rpc_fd(const struct pc_rpc *c);
 
 struct pc_rpc *pc_rpc_free(struct pc_rpc *c); /* closes; accepts NULL, returns NULL */
 

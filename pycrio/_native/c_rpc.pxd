@@ -40,5 +40,4 @@ cdef extern from "rpc/rpc.h" nogil:
     size_t pc_rpc_waiting(pc_rpc *c, int32_t stream)
     int pc_rpc_finish(pc_rpc *c, int32_t stream, unsigned status, const char *text, pc_err *reterr)
     void pc_rpc_goaway(pc_rpc *c)
-    unsigned pc_rpc_running(const pc_rpc *c)
     pc_rpc *pc_rpc_free(pc_rpc *c)

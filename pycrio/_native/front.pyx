@@ -1,11 +1,11 @@
 # cython: language_level=3
 """The front of the CRI socket: one listener for gRPC and HTTP/1.1, served by a native thread without the GIL."""
 
-import errno as _errno
 import os as _os
 import warnings as _warnings
 
-from libc cimport errno as _c_errno
+from libc.errno cimport EAGAIN, EPIPE, errno
+from posix.unistd cimport read
 
 from pycrio._native.base cimport native_error
 from pycrio._native.base import count_handle as _count_handle
@@ -14,7 +14,6 @@ from pycrio._native.c_front cimport (
     pc_front, pc_front_counters, pc_front_drain, pc_front_free, pc_front_handed, pc_front_new, pc_front_options,
     pc_front_start, pc_front_stats, pc_front_stop,
 )
-from posix.unistd cimport read
 
 
 cdef bytes _address(target):
@@ -33,13 +32,10 @@ def take(int handover_fd):
     cdef ssize_t n = read(handover_fd, &h, sizeof(h))
     if n == <ssize_t>sizeof(h):
         return h.fd, h.head[:h.head_len]
-    if n < 0 and _errno_now() == _errno.EAGAIN:
+    cdef int code = errno if n < 0 else EPIPE
+    if code == EAGAIN:
         return None
-    raise OSError(_errno_now() if n < 0 else _errno.EPIPE, "connections cannot be taken over")
-
-
-cdef int _errno_now() noexcept:
-    return _c_errno.errno
+    raise OSError(code, "connections cannot be taken over")
 
 
 cdef class Front:

@@ -8,7 +8,7 @@ from pycrio._native.base import count_handle as _count_handle
 from pycrio._native.c_common cimport pc_err
 from pycrio._native.c_rpc cimport (
     PC_RPC_CANCEL, PC_RPC_OVER, PC_RPC_WANTS_WRITE, pc_rpc, pc_rpc_event, pc_rpc_finish, pc_rpc_flush, pc_rpc_free,
-    pc_rpc_goaway, pc_rpc_limits, pc_rpc_new, pc_rpc_next, pc_rpc_pump, pc_rpc_running, pc_rpc_send, pc_rpc_waiting,
+    pc_rpc_goaway, pc_rpc_limits, pc_rpc_new, pc_rpc_next, pc_rpc_pump, pc_rpc_send, pc_rpc_waiting,
 )
 
 WANTS_WRITE = PC_RPC_WANTS_WRITE
@@ -95,12 +95,6 @@ cdef class Connection:
         """No call begins on this connection any more; when the last has ended it is over."""
         self._check()
         pc_rpc_goaway(self._conn)
-
-    @property
-    def running(self):
-        """Calls that began and are not finished."""
-        self._check()
-        return pc_rpc_running(self._conn)
 
     def close(self):
         """Close the socket; idempotent."""
