@@ -1,8 +1,9 @@
-"""List answers from parts that were serialised before.
+"""Answers about pods and containers from parts that were serialised before.
 
 A repeated protobuf field on the wire is the concatenation of its items, each with tag and length. Every list of the
-CRI is field 1 of its answer, so an answer is the join of its items' fragments. A fragment is made once per record:
-records are frozen, so the same object means the same bytes, and a changed pod or container is another object.
+CRI is field 1 of its answer, so an answer is the join of its items' fragments; the status of one object is field 1 of
+its answer as well. A fragment is made once per record: records are frozen, so the same object means the same bytes, and
+a changed pod or container is another object.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def wrap(content: bytes) -> bytes:
         size >>= 7
     length.append(size)
     return _TAG + bytes(length) + content
+
+
+def numbered(number: int, item: bytes) -> bytes:
+    """An item of field 1 as one of another field (below 16, so that its tag is one byte as well)."""
+    return bytes([number << 3 | 2]) + item[1:]
 
 
 class Fragments(Generic[R]):

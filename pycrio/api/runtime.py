@@ -67,9 +67,12 @@ class RuntimeService:
         self._pods = Fragments(pods.encode)
         self._containers = Fragments(containers.encode)
         self._attributes = Fragments(containers.encode_attributes)
-        node.pods.listen(self._pods.changed)
-        node.containers.listen(self._containers.changed)
-        node.containers.listen(self._attributes.changed)
+        self._pod_statuses = Fragments(pods.encode_status)
+        self._container_statuses = Fragments(containers.encode_status)
+        for of_pods in (self._pods, self._pod_statuses):
+            node.pods.listen(of_pods.changed)
+        for of_containers in (self._containers, self._attributes, self._container_statuses):
+            node.containers.listen(of_containers.changed)
 
     # --- pods
 
@@ -95,14 +98,17 @@ class RuntimeService:
 
     async def pod_sandbox_status(
         self, request: pb.PodSandboxStatusRequest, remaining: float | None
-    ) -> pb.PodSandboxStatusResponse:
+    ) -> pb.PodSandboxStatusResponse | bytes:
         view = await pod_query.status(self._node, given(request.pod_sandbox_id, "PodSandboxId"), request.verbose)
-        return pb.PodSandboxStatusResponse(
-            status=pods.encode_status(view.record),
-            info=node.encode_info(view.info),
-            containers_statuses=[containers.encode_status(c) for c in view.containers],
-            timestamp=view.timestamp,
-        )
+        rest = pb.PodSandboxStatusResponse(timestamp=view.timestamp)
+        if request.verbose:  # took a while: the records may be gone, and fragments of them would stay
+            rest.status.CopyFrom(pods.encode_status(view.record))
+            rest.info.update(node.encode_info(view.info))
+            rest.containers_statuses.extend(containers.encode_status(c) for c in view.containers)
+            return rest
+        number = pb.PodSandboxStatusResponse.CONTAINERS_STATUSES_FIELD_NUMBER
+        parts = [fragments.numbered(number, self._container_statuses.of(c)) for c in view.containers]
+        return b"".join((self._pod_statuses.of(view.record), *parts, rest.SerializeToString()))
 
     async def list_pod_sandbox(self, request: pb.ListPodSandboxRequest, remaining: float | None) -> bytes:
         return self._pods.join(await pod_query.list_pods(self._node, pods.decode_filter(request.filter)))
@@ -169,8 +175,10 @@ class RuntimeService:
 
     async def container_status(
         self, request: pb.ContainerStatusRequest, remaining: float | None
-    ) -> pb.ContainerStatusResponse:
+    ) -> pb.ContainerStatusResponse | bytes:
         view = await container_query.status(self._node, given(request.container_id, "ContainerId"), request.verbose)
+        if not request.verbose:
+            return self._container_statuses.of(view.record)
         return pb.ContainerStatusResponse(
             status=containers.encode_status(view.record), info=node.encode_info(view.info)
         )

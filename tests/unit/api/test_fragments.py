@@ -37,6 +37,13 @@ def test_long_items_have_long_lengths() -> None:
         assert list(parsed.items) == [message]
 
 
+def test_an_item_of_another_field() -> None:
+    message = pb.ContainerStatus(id="x" * 300)
+    number = pb.PodSandboxStatusResponse.CONTAINERS_STATUSES_FIELD_NUMBER
+    parsed = pb.PodSandboxStatusResponse.FromString(fragments.numbered(number, fragments.fragment(message)) * 2)
+    assert parsed == pb.PodSandboxStatusResponse(containers_statuses=[message, message])
+
+
 def test_a_fragment_is_made_once_per_record() -> None:
     made: list[Record] = []
 

@@ -127,6 +127,43 @@ async def test_a_life(serve: Serve, tmp_path: pathlib.Path) -> None:
         assert nothing_held(call.fake)
 
 
+async def test_statuses_asked_again_are_those_of_verbose_answers(serve: Serve, tmp_path: pathlib.Path) -> None:
+    """Short answers are joined from kept parts, verbose ones are made anew: the same but for what only those have."""
+    async with cri(serve, tmp_path, enable_pod_events=True) as call:
+        pod = await call.pod()
+        container, other = await call.container(pod), await call.container(pod, "other", start=False)
+
+        async def compared() -> tuple[Any, Any]:
+            found = []
+            for name, ident in (
+                ("ContainerStatus", {"container_id": container}),
+                ("PodSandboxStatus", {"pod_sandbox_id": pod}),
+            ):
+                first, again = await call(name, **ident), await call(name, **ident)
+                verbose = await call(name, **ident, verbose=True)
+                assert verbose.info["info"]
+                verbose.info.clear()
+                for answer in (first, again, verbose):
+                    if name == "PodSandboxStatus":
+                        assert answer.timestamp
+                        answer.timestamp = 0
+                assert first == again == verbose
+                found.append(first)
+            return found[0], found[1]
+
+        status, sandbox = await compared()
+        assert status.status.state == pb.CONTAINER_RUNNING
+        assert {(c.id, c.state) for c in sandbox.containers_statuses} == {
+            (container, pb.CONTAINER_RUNNING),
+            (other, pb.CONTAINER_CREATED),
+        }
+        await call("StopContainer", container_id=container)
+        await call("RemoveContainer", container_id=other)
+        status, sandbox = await compared()
+        assert status.status.state == pb.CONTAINER_EXITED
+        assert [(c.id, c.state) for c in sandbox.containers_statuses] == [(container, pb.CONTAINER_EXITED)]
+
+
 async def test_the_same_request_gives_the_same_object(serve: Serve, tmp_path: pathlib.Path) -> None:
     async with cri(serve, tmp_path) as call:
         assert await call.pod() == await call.pod()
