@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist-check vm house clean check
+.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist dist-check vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -95,8 +95,13 @@ bench-peers: ## side by side with containerd (same runtime, same plugins) and po
 demo: build ## the main job, shown step by step on scratch directories (root)
 	$(PYTHON) tests/system/demo.py
 
-dist-check: ## sdist, wheel from the sdist, import from the wheel
+dist: ## sdist, and the manylinux wheel from it with all libraries inside, in build/dist
 	rm -rf build/dist && $(PYTHON) -m build --no-isolation --outdir build/dist . >/dev/null
+	PATH="$(abspath $(dir $(PYTHON))):$$PATH" $(PYTHON) -m auditwheel repair -w build/dist build/dist/*-linux_*.whl 2>build/dist/auditwheel.log \
+	  || { cat build/dist/auditwheel.log; exit 1; }
+	rm build/dist/*-linux_*.whl build/dist/auditwheel.log
+
+dist-check: dist ## the same, and whether that wheel is complete and works
 	$(PYTHON) tests/dist_check.py build/dist
 
 vm: ## the same on a production-like node in qemu: systemd, cgroup v2, AppArmor (root, debootstrap, qemu-system-x86, qemu-utils)

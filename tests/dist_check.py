@@ -1,4 +1,5 @@
-"""Does a wheel that was built from the sdist work? `make dist-check` builds both and calls this with their directory.
+"""Does a wheel that was built from the sdist work? `make dist-check` builds both, has auditwheel put the libraries into
+the wheel, and calls this with their directory.
 
 The wheel is unpacked beside nothing of the checkout; dependencies come from the interpreter that runs this.
 """
@@ -34,7 +35,7 @@ sys.exit(main(["version"]) or main(["config", "--default"]))
 def check(directory: pathlib.Path) -> None:
     """Raise when something is missing from the sdist or does not work in the wheel."""
     (sdist,) = directory.glob("*.tar.gz")
-    (wheel,) = directory.glob("*.whl")
+    (wheel,) = directory.glob("*-manylinux*.whl")
     with tarfile.open(sdist) as archive:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
         member = archive.extractfile(next(name for name in archive.getnames() if name.endswith("/pycrio/_build.py")))
@@ -56,6 +57,8 @@ def check(directory: pathlib.Path) -> None:
         for name in PROGRAMS:
             program = pathlib.Path(scratch, "pycrio", "_native", "bin", name)
             assert program.stat().st_mode & 0o111, f"{name} is not executable in the wheel"
+        for extension in pathlib.Path(scratch, "pycrio", "_native").glob("*.so"):
+            check_libraries(extension, scratch)
         probe = PROBE.replace("@DIR@", scratch).replace("@PROGRAMS@", repr(PROGRAMS))
         done = subprocess.run(
             [sys.executable, "-c", probe],
@@ -71,6 +74,17 @@ def check(directory: pathlib.Path) -> None:
         assert facts["GitCommit"].strip() == told[1], "the wheel does not know its commit"
         assert facts["BuildDate"].strip().endswith("Z")
     print(f"{sdist.name} and {wheel.name}: complete, imports, programs and commands work")
+
+
+def check_libraries(extension: pathlib.Path, scratch: str) -> None:
+    """Raise when a compiled module takes more from the machine than the C library and what Python itself stands on."""
+    linked = subprocess.run(["ldd", extension], capture_output=True, text=True, check=True).stdout
+    foreign = []
+    for line in linked.splitlines():
+        name, _, place = line.strip().partition(" => ")
+        if place and not place.startswith(scratch) and not re.match(r"lib(c|m|pthread|dl|rt)\.so\.", name):
+            foreign.append(line.strip())
+    assert not foreign, f"{extension.name} needs libraries of the machine: {foreign}"
 
 
 if __name__ == "__main__":
