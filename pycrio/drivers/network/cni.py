@@ -13,6 +13,7 @@ from pycrio._native.pools import offload
 from pycrio.drivers.network.arguments import capabilities, pod_arguments
 from pycrio.drivers.network.cache import Cache, Entry
 from pycrio.drivers.network.conf import NetworkConf
+from pycrio.drivers.network.hostlocal import release_nameless
 from pycrio.drivers.network.plugins import Attachment, Plugins, where
 from pycrio.drivers.network.results import addresses
 from pycrio.drivers.network.selection import Selection
@@ -213,9 +214,20 @@ class Network:
         dead = [e for e in dead if e.attachment.container_id not in self._turns]
         await asyncio.gather(*(self._collect(e) for e in dead))
         network = self._selection.network
+        if network is not None:
+            await self._nameless(network)
         if network is not None and network.number >= (1, 1, 0) and not network.disable_gc:
             left = [e.attachment for e in entries if e not in dead and e.network.name == network.name]
             await self._plugins.collect(network, left, self.settings.limits.gc)
+
+    async def _nameless(self, network: NetworkConf) -> None:
+        try:
+            freed = await offload("store", release_nameless, network)
+        except OSError as e:
+            log.warning("Addresses without a name not freed, going on", network=network.name, error=str(e))
+            return
+        if freed:
+            log.info("Freed addresses whose owner a crash has erased", network=network.name, addresses=",".join(freed))
 
     def _abandoned(self, entry: Entry) -> bool:
         return self._cache.ours(entry) or not _alive(entry.attachment.netns)
