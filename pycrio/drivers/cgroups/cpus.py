@@ -16,13 +16,13 @@ from typing import Any
 
 from pycrio._native.pools import offload
 from pycrio.drivers.cgroups.manager import Cgroups
+from pycrio.drivers.cgroups.read import INNER
 from pycrio.drivers.cgroups.systemd import cpu_mask
 from pycrio.drivers.cgroups.tree import Tree
 from pycrio.errors import ExternalFailure
 from pycrio.model.cpus import CpuTuning, format_cpus, parse_cpus
 
 CHILD = "cgroup-child"  # on v2, where a container with shared CPUs has the isolated ones; agents inside know the name
-INNER = "container"  # crun's group for the processes, below the one it was told
 PERIOD = 100_000
 
 

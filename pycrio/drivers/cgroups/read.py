@@ -18,6 +18,8 @@ from pycrio.model.stats import (
 )
 
 UNLIMITED = 1 << 62
+INNER = "container"
+"""crun's group for the processes, below the scope that it had systemd make; the limits are there as well."""
 TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 
 
@@ -34,7 +36,7 @@ def read_stats(tree: Tree, directory: str) -> CgroupStats | None:
             cpu=_cpu2(path),
             memory=_memory2(path),
             pids=_number(path, "pids.current"),
-            pids_limit=_limit(path, "pids.max"),
+            pids_limit=_limit2(path, "pids.max"),
             io=_io2(path),
             io_pressure=_pressure(path, "io.pressure"),
             hugepages=_hugepages(path, "current", "max"),
@@ -71,6 +73,12 @@ def _limit(path: str, name: str) -> int | None:
     return None if value is None or value >= UNLIMITED else value
 
 
+def _limit2(path: str, name: str) -> int | None:
+    """A limit of the group itself, else of the group inside."""
+    own = _limit(path, name)
+    return own if own is not None else _limit(os.path.join(path, INNER), name)
+
+
 def _pairs(path: str, name: str) -> dict[str, int]:
     out = {}
     for line in (_text(path, name) or "").splitlines():
@@ -84,6 +92,9 @@ def _cpu2(path: str) -> CpuUsage | None:
     stat = _pairs(path, "cpu.stat")
     if "usage_usec" not in stat:
         return None
+    if not stat.get("nr_periods"):  # throttling counts where the quota is, all else adds up
+        inside = _pairs(os.path.join(path, INNER), "cpu.stat")
+        stat |= {key: inside[key] for key in ("nr_periods", "nr_throttled", "throttled_usec") if key in inside}
     return CpuUsage(
         total=stat["usage_usec"] * 1000,
         user=stat.get("user_usec", 0) * 1000,
@@ -126,11 +137,11 @@ def _memory2(path: str) -> MemoryUsage | None:
         mapped_file=stat.get("file_mapped", 0),
         page_faults=stat.get("pgfault", 0),
         major_page_faults=stat.get("pgmajfault", 0),
-        limit=_limit(path, "memory.max"),
+        limit=_limit2(path, "memory.max"),
         max_usage=_number(path, "memory.peak") or 0,
         failcnt=events.get("max", 0),
         swap_usage=_number(path, "memory.swap.current"),
-        swap_limit=_limit(path, "memory.swap.max"),
+        swap_limit=_limit2(path, "memory.swap.max"),
         oom_kills=events.get("oom_kill", 0),
         pressure=_pressure(path, "memory.pressure"),
     )

@@ -25,6 +25,11 @@ def scope(ident: str) -> str:
     return f"{PARENT_PATH}/crio-{ident}" + (".scope" if SYSTEMD else "")
 
 
+def inner(ident: str) -> str:
+    """Where processes and limits are: under systemd crun makes a group of its own in the scope."""
+    return scope(ident) + ("/container" if SYSTEMD and HANDLER == "crun" else "")
+
+
 def resources(**more: Any) -> Any:
     return pb.LinuxContainerResources(**more)
 
@@ -53,7 +58,7 @@ def box(node: Vm, pod: str) -> str:
 
 
 def check_the_group_is_where_the_kubelet_looks_for_it(node: Vm, box: str) -> None:
-    assert node.group_of(box) == scope(box)
+    assert node.group_of(box) == inner(box)
     if SYSTEMD:
         shown = unit(f"crio-{box}.scope", "Slice", "ControlGroup", "Delegate", "ActiveState", "DefaultDependencies")
         assert shown == {
@@ -67,7 +72,7 @@ def check_the_group_is_where_the_kubelet_looks_for_it(node: Vm, box: str) -> Non
 
 def check_limits_are_in_the_files(node: Vm, box: str) -> None:
     found = {
-        name: cgroup(scope(box), name)
+        name: cgroup(inner(box), name)
         for name in (
             *("cpu.max", "cpu.weight", "memory.max", "memory.swap.max", "memory.high", "memory.oom.group"),
             *("cpuset.cpus", "cpuset.mems", "hugetlb.2MB.max"),
@@ -85,7 +90,7 @@ def check_limits_are_in_the_files(node: Vm, box: str) -> None:
         "hugetlb.2MB.max": str(4 * MIB),
     }
     assert pathlib.Path(f"/proc/{node.pid_of(box)}/oom_score_adj").read_text().strip() == "500"
-    assert cgroup(scope(box), "pids.max") == "max"
+    assert cgroup(inner(box), "pids.max") == "max"
 
 
 def check_the_container_sees_its_own_root(node: Vm, box: str) -> None:
@@ -115,12 +120,12 @@ def check_limits_change_and_stay_changed(node: Vm, box: str) -> None:
         "memory.high": str(120 * MIB),
         "cpuset.cpus": "0-1",
     }
-    assert {n: cgroup(scope(box), n) for n in names} == expected
+    assert {n: cgroup(inner(box), n) for n in names} == expected
     # What systemd itself believes is what it writes back whenever it touches the unit.
     if SYSTEMD:
         sh("systemctl daemon-reload")
         # runc 1.1 sets no property for a swap limit of 0, so the old one comes back with systemd's next touch
-        found = {n: cgroup(scope(box), n) for n in names}
+        found = {n: cgroup(inner(box), n) for n in names}
         assert found | {"memory.swap.max": "0"} == expected
     status = node.status(box).resources.linux
     assert (status.cpu_quota, status.cpu_shares, status.memory_limit_in_bytes) == (20_000, 1024, 160 * MIB)
@@ -131,7 +136,7 @@ def check_a_limit_below_the_use_is_refused(node: Vm, pod: str) -> None:
     eventually(lambda: int(cgroup(scope(eater), "memory.current")) > 20 * MIB)
     with pytest.raises(Exception, match="cannot decrease memory limit"):
         node.cri.UpdateContainerResources(container_id=eater, linux=resources(memory_limit_in_bytes=8 * MIB))
-    assert cgroup(scope(eater), "memory.max") == "max"
+    assert cgroup(inner(eater), "memory.max") == "max"
     node.cri.StopContainer(container_id=eater, timeout=0)
     node.cri.RemoveContainer(container_id=eater)
 
@@ -173,7 +178,7 @@ def check_pod_metrics_have_pressure(node: Vm, pod: str) -> None:
 def check_huge_pages_are_counted_and_limited(node: Vm, pod: str) -> None:
     limits = resources(hugepage_limits=[pb.HugepageLimit(page_size="2MB", limit=4 * MIB)])
     box = node.start(pod, "sleep", "100000", linux=secured(resources=limits))
-    assert cgroup(scope(box), "hugetlb.2MB.max") == str(4 * MIB)
+    assert cgroup(inner(box), "hugetlb.2MB.max") == str(4 * MIB)
     node.cri.StopContainer(container_id=box, timeout=0)
     node.cri.RemoveContainer(container_id=box)
 
@@ -217,7 +222,7 @@ def _bytes(path: pathlib.Path) -> bytes:
 def check_a_shared_pid_namespace_has_its_init_in_the_pods_slice(node: Vm) -> None:
     pod = node.pod(handler=HANDLER, linux=linux(cgroup_parent=PARENT, pid="POD"))
     box = node.start(pod, "sleep", "100000", linux=secured(pid="POD"))
-    assert cgroup(scope(pod), "cgroup.procs").split()
+    assert cgroup(inner(pod), "cgroup.procs").split()
     assert b"pause" in node.exec(box, "cat", "/proc/1/cmdline").stdout
     node.remove_pod(pod)
     eventually(lambda: not (CGROUPS / scope(pod).lstrip("/")).exists())
@@ -226,7 +231,7 @@ def check_a_shared_pid_namespace_has_its_init_in_the_pods_slice(node: Vm) -> Non
 def check_a_privileged_container_sees_the_hosts_tree(node: Vm) -> None:
     pod = node.pod(handler=HANDLER, linux=linux(cgroup_parent=PARENT, privileged=True))
     box = node.start(pod, "sleep", "100000", linux=secured(privileged=True))
-    assert node.exec(box, "cat", "/proc/1/cgroup").stdout.decode() == f"0::{scope(box)}\n"
+    assert node.exec(box, "cat", "/proc/1/cgroup").stdout.decode() == f"0::{inner(box)}\n"
     assert node.exec(box, "sh", "-c", "mkdir /sys/fs/cgroup/vm-inner && rmdir /sys/fs/cgroup/vm-inner").exit_code == 0
     node.remove_pod(pod)
     eventually(lambda: not (CGROUPS / scope(box).lstrip("/")).exists())

@@ -116,6 +116,5 @@ class Vm(Node):
         eventually(lambda: text in self.output(ident))
 
     def group_of(self, ident: str) -> str:
-        """The cgroup of a container's first process; under systemd crun makes one more in the scope."""
-        group = pathlib.Path(f"/proc/{self.pid_of(ident)}/cgroup").read_text().strip().removeprefix("0::")
-        return group.removesuffix("/container")
+        """The cgroup of a container's first process."""
+        return pathlib.Path(f"/proc/{self.pid_of(ident)}/cgroup").read_text().strip().removeprefix("0::")

@@ -107,6 +107,30 @@ def test_version_2(v2: Tree) -> None:
     assert found.hugepages == (HugepageUsage("1GB", 0), HugepageUsage("2MB", 2097152))
 
 
+def test_version_2_with_cruns_group_inside_the_scope(v2: Tree, tmp_path: pathlib.Path) -> None:
+    """Usage adds up in the scope; limits, and what was throttled by them, are where crun set them."""
+    scope = tmp_path / "pod" / "c"
+    (scope / "cpu.stat").write_text("usage_usec 9000123\nuser_usec 1\nsystem_usec 2\nnr_periods 0\nnr_throttled 0\n")
+    for name in ("memory.swap.max", "pids.max"):
+        (scope / name).write_text("max\n")
+    inside = {
+        "cpu.stat": "usage_usec 77\nnr_periods 5\nnr_throttled 4\nthrottled_usec 3\n",
+        "memory.max": "200000000\n",
+        "memory.current": "1\n",
+        "memory.swap.max": "300\n",
+        "pids.max": "9\n",
+    }
+    put(scope / "container", inside)
+    found = read.read_stats(v2, "/pod/c")
+    assert found is not None
+    assert found.cpu is not None
+    assert found.memory is not None
+    assert (found.cpu.total, found.cpu.periods, found.cpu.throttled_periods) == (9000123000, 5, 4)
+    assert found.cpu.throttled_time == 3000
+    assert (found.memory.usage, found.memory.limit, found.memory.swap_limit) == (104857600, 200000000, 300)
+    assert found.pids_limit == 9
+
+
 def test_version_2_without_what_older_kernels_lack(v2: Tree, tmp_path: pathlib.Path) -> None:
     for name in ("memory.peak", "cpu.pressure", "memory.pressure", "io.pressure", "memory.swap.current", "io.stat"):
         (tmp_path / "pod/c" / name).unlink()
