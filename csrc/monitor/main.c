@@ -161,9 +161,7 @@ static pid_t read_pid(struct pc_mon *m, struct pc_err *reterr) {
                 return pc_fail_errno(reterr, "Failed to read pidfile", m->pidfile);
         char text[24];
         ssize_t n = pc_read_all(fd, text, sizeof text - 1);
-        pid_t pid = 0;
-        for (ssize_t i = 0; i < n && text[i] >= '0' && text[i] <= '9' && pid < 100000000; i++)
-                pid = pid * 10 + (text[i] - '0');
+        int pid = n > 0 ? pc_pid_parse(text, (size_t) n) : 0;
         return pid > 0 ? pid : pc_fail(reterr, EINVAL, "No pid in pidfile", m->pidfile);
 }
 

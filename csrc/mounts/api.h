@@ -48,3 +48,7 @@ int pc_set_attr(int mount, bool recursive, const struct pc_attr *attr, const cha
 void pc_fs_log(int fs, struct pc_mount_log *log); /* drain the kernel's messages */
 int pc_overlay_classic(const struct pc_overlay *spec, struct pc_err *reterr);
 int pc_statmount_propagation(const char *path, const char **ret_kind); /* -ENOSYS before 6.8 */
+
+/* From one line of a mountinfo file, with or without its newline: 0, -ENOENT when it is another mount's, -EBADMSG when
+ * the line of that mount is not whole. Pure. */
+int pc_mountinfo_propagation(const char *line, size_t n, uint64_t id, const char **ret_kind);

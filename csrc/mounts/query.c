@@ -73,7 +73,6 @@ int pc_statmount_propagation(const char *path, const char **ret_kind) {
         return 0;
 }
 
-/* Optional fields of a mountinfo line stand between the seventh field and " - " (proc_pid_mountinfo(5)). */
 static int by_mountinfo(uint64_t id, const char **ret_kind) {
         _cleanup_free_ char *line = NULL;
         size_t room = 0;
@@ -81,17 +80,8 @@ static int by_mountinfo(uint64_t id, const char **ret_kind) {
         FILE *f = fopen("/proc/thread-self/mountinfo", "re");
         if (!f)
                 return -errno;
-        while (r == -ENOENT && getline(&line, &room, f) > 0) {
-                char *end = strstr(line, " - ");
-                if (strtoull(line, NULL, 10) != id || !end)
-                        continue;
-                *end = '\0';
-                *ret_kind = strstr(line, " shared:")      ? "shared"
-                            : strstr(line, " master:")    ? "slave"
-                            : strstr(line, " unbindable") ? "unbindable"
-                                                          : "private";
-                r = 0;
-        }
+        for (ssize_t n; r == -ENOENT && (n = getline(&line, &room, f)) > 0;)
+                r = pc_mountinfo_propagation(line, (size_t) n, id, ret_kind);
         (void) fclose(f);
         return r;
 }

@@ -2,9 +2,7 @@
  * mount namespaces demands and the daemon is not. Exit code: the command's; 125 when we fail, 126 when it cannot be
  * executed, 127 when it is not found. */
 #include "common/fd.h"
-#include "nsexec/join.h"
-#include <fcntl.h>
-#include <getopt.h>
+#include "nsexec/args.h"
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -19,15 +17,6 @@
 #endif
 
 enum { EXIT_OURS = 125, EXIT_NOT_RUN = 126, EXIT_NOT_FOUND = 127 };
-enum { OPT_CHROOT = NSX_KINDS, OPT_CWD, OPT_LO_UP, OPT_HELP, OPT_VERSION };
-
-struct request {
-        const char *paths[NSX_KINDS];
-        const char *root, *cwd;
-        bool lo_up;
-        char **command; /* empty: none */
-};
-
 static const char usage[] = "usage: pycrio-nsexec [OPTION]... [--] [COMMAND [ARG]...]\n"
                             "Join namespaces, then execute COMMAND.\n"
                             "  --net, --uts, --ipc, --user, --mnt, --pid, --cgroup FILE   namespace to join\n"
@@ -41,48 +30,22 @@ static int die(const struct pc_err *e) {
         return EXIT_OURS;
 }
 
-/* 0, or 1 + exit code. */
-static int parse(int argc, char **argv, struct request *ret) {
-        static const struct option options[] = {
-            {"user", required_argument, NULL, NSX_USER},
-            {"cgroup", required_argument, NULL, NSX_CGROUP},
-            {"ipc", required_argument, NULL, NSX_IPC},
-            {"uts", required_argument, NULL, NSX_UTS},
-            {"net", required_argument, NULL, NSX_NET},
-            {"pid", required_argument, NULL, NSX_PID},
-            {"mnt", required_argument, NULL, NSX_MNT},
-            {"chroot", required_argument, NULL, OPT_CHROOT},
-            {"cwd", required_argument, NULL, OPT_CWD},
-            {"lo-up", no_argument, NULL, OPT_LO_UP},
-            {"help", no_argument, NULL, OPT_HELP},
-            {"version", no_argument, NULL, OPT_VERSION},
-            {NULL, 0, NULL, 0},
-        };
-        for (int c; (c = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
-                if (c < NSX_KINDS && c >= 0)
-                        ret->paths[c] = optarg;
-                else if (c == OPT_CHROOT)
-                        ret->root = optarg;
-                else if (c == OPT_CWD)
-                        ret->cwd = optarg;
-                else if (c == OPT_LO_UP)
-                        ret->lo_up = true;
-                else if (c == OPT_VERSION)
-                        return puts("pycrio-nsexec " PC_VERSION) < 0 ? 1 + EXIT_OURS : 1;
-                else if (c == OPT_HELP)
-                        return fputs(usage, stdout) < 0 ? 1 + EXIT_OURS : 1;
-                else
-                        return 1 + EXIT_OURS; /* getopt_long has said why */
-        }
-        ret->command = argv + optind;
-        if (!ret->command[0] && !ret->lo_up) {
+/* Exit code of a request that is none to join and execute. */
+static int answer(enum nsx_verdict v) {
+        switch (v) {
+        case NSX_SAY_VERSION:
+                return puts("pycrio-nsexec " PC_VERSION) < 0 ? EXIT_OURS : EXIT_SUCCESS;
+        case NSX_SAY_HELP:
+                return fputs(usage, stdout) < 0 ? EXIT_OURS : EXIT_SUCCESS;
+        case NSX_NOTHING_TO_DO:
                 (void) fputs(usage, stderr);
-                return 1 + EXIT_OURS;
+                return EXIT_OURS;
+        default: /* getopt_long has said why */
+                return EXIT_OURS;
         }
-        return 0;
 }
 
-static int prepare(const struct request *q, struct pc_err *reterr) {
+static int prepare(const struct nsx_request *q, struct pc_err *reterr) {
         int r = nsx_join(q->paths, reterr);
         if (r == 0 && q->lo_up)
                 r = nsx_loopback_up(reterr);
@@ -132,17 +95,17 @@ static int execute_in_child(char **command, struct pc_err *reterr) {
 }
 
 int main(int argc, char **argv) {
-        struct request q = {.lo_up = false};
+        struct nsx_request q;
         struct pc_err e;
-        int r = parse(argc, argv, &q);
-        if (r > 0)
-                return r - 1;
+        enum nsx_verdict v = nsx_parse(argc, argv, &q);
+        if (v != NSX_RUN)
+                return answer(v);
         if (prepare(&q, &e) < 0)
                 return die(&e);
         if (!q.command[0])
                 return EXIT_SUCCESS;
         if (!q.paths[NSX_PID])
                 return execute(q.command);
-        r = execute_in_child(q.command, &e);
+        int r = execute_in_child(q.command, &e);
         return r < 0 ? die(&e) : r;
 }

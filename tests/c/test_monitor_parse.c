@@ -127,12 +127,28 @@ static void json(void) {
            "joined text fits or is nothing");
 }
 
+static void pids(void) {
+        static const struct {
+                const char *text;
+                int pid;
+        } rows[] = {{"1", 1},          {"4194304\n", 4194304},
+                    {"12 34", 12},     {"", 0},
+                    {"\n12", 0},       {"-5", 0},
+                    {"+5", 0},         {"2147483647", 2147483647},
+                    {"2147483648", 0}, {"99999999999999999999", 0},
+                    {"0", 0}};
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+                ok(pc_pid_parse(rows[i].text, strlen(rows[i].text)) == rows[i].pid, "pid file");
+        ok(pc_pid_parse("123", 2) == 12, "... and no byte beyond its length");
+}
+
 int main(void) {
         control_lines();
         control_feed();
         notify();
         cgroups();
         json();
+        pids();
         printf("1..%d\n", count);
         return failed != 0;
 }

@@ -386,6 +386,38 @@ static void in_roots(void) {
         ok(clean && !hit, "a failure at any step leaks no descriptor");
 }
 
+static void mountinfo(void) {
+        static const struct {
+                const char *line, *kind; /* NULL: refused with code */
+                int code;
+        } rows[] = {
+            {"36 35 98:0 / /p rw shared:1 - ext4 a b\n", "shared", 0},
+            {"36 35 98:0 / /p rw shared:1 - ext4 a b", "shared", 0},
+            {"36 35 98:0 / /p rw shared:1 master:2 - ext4 a b\n", "shared", 0},
+            {"36 35 98:0 / /p rw master:2 propagate_from:3 - ext4 a b\n", "slave", 0},
+            {"36 35 98:0 / /p rw unbindable - ext4 a b\n", "unbindable", 0},
+            {"36 35 98:0 / /p rw unbindable2 - ext4 a b\n", "private", 0},
+            {"36 35 98:0 net:[4026531840] /p rw - nsfs shared:1 rw\n", "private", 0},
+            {"36 35 98:0 / /p\\040shared:1 rw,shared:1 - ext4 a b\n", "private", 0},
+            {"36 35 98:0 - - - - ext4 a b\n", "private", 0}, /* a bar is one only where optional fields may stand */
+            {"37 35 98:0 / /p rw shared:1 - ext4 a b\n", NULL, -ENOENT},
+            {"360 35 98:0 / /p rw - ext4 a b\n", NULL, -ENOENT},
+            {"36x 35 98:0 / /p rw - ext4 a b\n", NULL, -ENOENT},
+            {"18446744073709551652 35 98:0 / /p rw - ext4 a b\n", NULL, -ENOENT}, /* 2^64 + 36 */
+            {"\n", NULL, -ENOENT},
+            {"", NULL, -ENOENT},
+            {"36 35 98:0 / /p rw shared:1\n", NULL, -EBADMSG},
+            {"36 35 98:0 /\n", NULL, -EBADMSG},
+            {"36  35 98:0 / /p rw - ext4 a b\n", NULL, -EBADMSG},
+        };
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+                const char *kind = NULL;
+                int r = pc_mountinfo_propagation(rows[i].line, strlen(rows[i].line), 36, &kind);
+                ok(r == rows[i].code && (rows[i].kind ? kind && strcmp(kind, rows[i].kind) == 0 : !kind),
+                   "a line of mountinfo");
+        }
+}
+
 int main(void) {
         umask(027);
         if (!mkdtemp(dir) || unshare(CLONE_NEWNS) < 0) /* what a bug leaves goes with us */
@@ -417,6 +449,7 @@ int main(void) {
         binds();
         questions();
         in_roots();
+        mountinfo();
         ok(system("rm -rf \"$DIR\"") == 0, "cleaned up");
         return done_testing();
 }

@@ -1,6 +1,6 @@
 // SRC: csrc/monitor/parse.c
 /* What others write to the monitor: control fifos in pieces of any size, notify messages, texts of the cgroup files,
- * runtime errors on their way into JSON. */
+ * pid files, runtime errors on their way into JSON. */
 #include "monitor/parse.h"
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         memcpy(text, data + 1, n);
         for (size_t at = 0; at < n; at += step)
                 pc_control_feed(&l, text + at, n - at < step ? n - at : step, on_line, &winsz);
+
+        int pid = pc_pid_parse(text, n);
+        if (pid < 0 || (pid > 0 && (text[0] < '0' || text[0] > '9')))
+                abort();
 
         size_t k = pc_json_escape(text, n, out, 6 * n + 1);
         for (size_t i = 0; i < k; i++)
