@@ -10,6 +10,7 @@ import shutil
 
 from pycrio import wiring
 from pycrio._native import mounts
+from pycrio._native.files import replace_file
 from pycrio._native.pools import offload
 from pycrio.commands import version
 from pycrio.config.values import Config
@@ -119,11 +120,7 @@ def _finish(path: str) -> None:
 
 def _write(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
-        os.fchmod(f.fileno(), 0o644)
-    os.replace(temporary, path)
+    replace_file(path, text.encode(), f"{path}.tmp", mode=0o644, durable=True)
 
 
 def _sync_directory(path: str) -> None:

@@ -1,7 +1,8 @@
 """A directory of record files: one file per object, replaced atomically.
 
 No fsync: the directory lives on volatile storage (the run root), whose content has no meaning after a reboot, since no
-container survives one. Against a kill of the daemon the rename is enough.
+container survives one. Against a kill of the daemon the rename is enough. Drivers have ``_native.files`` for the same;
+this room knows no native code.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import select
 import struct
 from collections.abc import Iterator
 
+from pycrio._native.files import replace_file, write_all
 from pycrio.errors import BadImage, Exhausted, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor
 
@@ -46,7 +47,7 @@ def receive(layer: LayerDescriptor, source_fd: int, path: str, cancel_fd: int) -
         for chunk in _chunks(source_fd, cancel_fd):
             found.update(chunk)
             size += len(chunk)
-            _write(fd, chunk)
+            write_all(fd, chunk)
         if layer.size >= 0 and size != layer.size:
             raise BadImage(f"blob {layer.digest} has {size} bytes instead of {layer.size}")
         if f"{algorithm}:{found.hexdigest()}" != layer.digest:
@@ -72,37 +73,9 @@ def _chunks(source_fd: int, cancel_fd: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def replace_file(path: str, data: bytes) -> None:
-    """Write a file atomically: a reader, and a crash at any point, sees the old or the new content."""
-    temporary = f"{path}.tmp-{secrets.token_hex(8)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            os.fchmod(fd, 0o644)
-            _write(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def read_file(path: str, limit: int) -> bytes:
-    """A whole file; EFBIG beyond ``limit`` bytes."""
-    with open(path, "rb") as f:
-        data = f.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-    return data
+def replace_small(path: str, data: bytes) -> None:
+    """Replace an index or the like, durably, under a temporary name that the sweep of the layout knows."""
+    replace_file(path, data, f"{path}.tmp-{secrets.token_hex(8)}", mode=0o644, durable=True)
 
 
 @contextlib.contextmanager

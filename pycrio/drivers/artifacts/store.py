@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from pycrio._native.files import read_file
 from pycrio._native.pools import offload, submit
 from pycrio.drivers.artifacts import blobs, layout
 from pycrio.drivers.artifacts.settings import Settings
@@ -140,7 +141,7 @@ class Artifacts:
 
     def _entries(self, home: str) -> tuple[layout.Entry, ...]:
         try:
-            return layout.parse_index(blobs.read_file(f"{home}/index.json", self._settings.index_limit))
+            return layout.parse_index(read_file(f"{home}/index.json", self._settings.index_limit))
         except FileNotFoundError:
             return ()
         except OSError as e:
@@ -149,7 +150,7 @@ class Artifacts:
     def _read(self, home: str, digest: str) -> bytes:
         path = f"{home}/{layout.blob_path(digest)}"
         try:
-            return blobs.read_file(path, self._settings.manifest_limit)
+            return read_file(path, self._settings.manifest_limit)
         except OSError as e:
             raise blobs.failure(e, f"reading {path}") from e
 
@@ -211,7 +212,7 @@ class Artifacts:
             path = self._path(digest)
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
             if not os.path.exists(path):
-                blobs.replace_file(path, data)
+                blobs.replace_small(path, data)
         lost = [layer.digest for layer in image.layers if not os.path.exists(self._path(layer.digest))]
         if lost:
             raise StoreFailure(f"artifact {image.name}: blob {lost[0]} was removed while it was pulled: pull it again")
@@ -280,8 +281,8 @@ class Artifacts:
     def _save(self, entries: Sequence[layout.Entry]) -> None:
         version = f"{self._home}/{layout.VERSION_FILE}"
         if not os.path.exists(version):
-            blobs.replace_file(version, layout.VERSION)
-        blobs.replace_file(f"{self._home}/index.json", layout.render_index(entries))
+            blobs.replace_small(version, layout.VERSION)
+        blobs.replace_small(f"{self._home}/index.json", layout.render_index(entries))
 
     async def _change(self, work: Callable[[], T]) -> T:
         """Run a change in a pool, alone."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
+
+from pycrio._native.files import replace_file
 
 
 def read_text(path: str) -> str:
@@ -25,18 +28,8 @@ def write_text(path: str, text: str) -> None:
 def replace_text(path: str, text: str) -> None:
     """Create or replace a file on disk: the old or the new content survives a crash. Mode and owner stay."""
     os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            old = os.stat(path)
-            os.fchmod(fd, old.st_mode & 0o7777)
-            os.fchown(fd, old.st_uid, old.st_gid)
-        os.write(fd, text.encode())
-        os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+    mode, owner = 0o644, None
+    with contextlib.suppress(FileNotFoundError):
+        old = os.stat(path)
+        mode, owner = stat.S_IMODE(old.st_mode), (old.st_uid, old.st_gid)
+    replace_file(path, text.encode(), f"{path}.{secrets.token_hex(4)}.tmp", mode=mode, owner=owner, durable=True)

@@ -7,8 +7,10 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
+from functools import partial
 
 from pycrio._native import mounts
+from pycrio._native.files import replace_file
 from pycrio._native.pools import offload
 from pycrio.errors import Exhausted, InvalidRequest, StoreFailure
 
@@ -30,7 +32,8 @@ class Files:
     async def write(self, path: str, content: bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)) -> None:
         """Create or replace atomically."""
         try:
-            await offload("mount", _write, path, content, mode, owner)
+            theirs = None if owner == (0, 0) else owner
+            await offload("mount", partial(replace_file, path, content, f"{path}.tmp", mode=mode, owner=theirs))
         except OSError as e:
             raise translated(e, "written", path) from e
 
@@ -105,26 +108,6 @@ class Files:
             await offload("mount", _symlink_in_root, root, path, target)
         except OSError as e:
             raise translated(e, "made", f"{path} in the container's root") from e
-
-
-def _write(path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
-    temporary = f"{path}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fchmod(fd, mode)
-            if owner != (0, 0):
-                os.fchown(fd, *owner)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
 
 
 def _read(path: str, limit: int) -> bytes | None:

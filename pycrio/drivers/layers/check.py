@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pycrio._native.files import read_file
 from pycrio._native.pools import offload
-from pycrio.drivers.layers.files import data_file, read_file, remove_tree
+from pycrio.drivers.layers.files import data_file, remove_tree
 from pycrio.drivers.layers.hold import NAME as HOLD
 from pycrio.drivers.layers.index import Index, View
 from pycrio.drivers.layers.overlay import Overlay

@@ -1,9 +1,8 @@
-"""Small file work that the whole store does: atomic replacement, reading, removal of trees, staging places."""
+"""Small file work that the whole store does: atomic replacement, removal of trees, staging places."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import os
 import re
@@ -14,6 +13,7 @@ from functools import partial
 from types import TracebackType
 
 from pycrio._native.base import open_child
+from pycrio._native.files import replace_file
 from pycrio.drivers.layers.locks import HeldLock
 from pycrio.obs import log as obslog
 
@@ -24,37 +24,10 @@ _DEPTH = 64  # directories that a removal has open at once
 
 
 def write_atomic(path: str, data: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
-    """Replace a file so that a reader, and a crash at any point, sees the old or the new content.
-
-    ``durable``: the new content reaches the disk before the name does. The directory is not synced: a crash of the
-    machine may bring the old file back, which the store's order of writes allows for.
-    """
+    """Replace a file under a temporary name that the collection of garbage knows (recover.py). That a crash of the
+    machine may bring the old file back the store's order of writes allows for."""
     directory, base = os.path.split(path)
-    temporary = f"{directory}/.tmp-{base}{secrets.token_hex(8)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def read_file(path: str, limit: int = 64 << 20) -> bytes:
-    """A whole file of at most ``limit`` bytes; EFBIG beyond."""
-    with open(path, "rb") as f:
-        data = f.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-    return data
+    replace_file(path, data, f"{directory}/.tmp-{base}{secrets.token_hex(8)}", mode=mode, durable=durable)
 
 
 def data_file(key: str) -> str:

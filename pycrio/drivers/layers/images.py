@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pycrio.drivers.layers.files import data_file, make_dir, read_file, remove_tree, write_atomic
+from pycrio._native.files import read_file
+from pycrio.drivers.layers.files import data_file, make_dir, remove_tree, write_atomic
 from pycrio.drivers.layers.index import Index, View
 from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay

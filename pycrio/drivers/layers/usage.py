@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from pycrio._native.files import replace_file
 from pycrio.drivers.layers.index import VOLATILE, View
 from pycrio.drivers.layers.overlay import Overlay
 from pycrio.drivers.layers.records import LayerRecord
@@ -129,9 +130,8 @@ class Usage:
         # One temporary name for all: a crash leaves nothing that somebody would have to collect. A cache: where it
         # cannot be written, layers are measured anew after a restart.
         with contextlib.suppress(OSError):
-            with open(f"{self._path}.tmp", "w", encoding="ascii") as f:
-                json.dump(known, f, separators=(",", ":"))
-            os.rename(f"{self._path}.tmp", self._path)
+            text = json.dumps(known, separators=(",", ":"))
+            replace_file(self._path, text.encode("ascii"), f"{self._path}.tmp", mode=0o644)
 
     def _layer(self, ident: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
         """Use of an image layer: its directory in the driver's home, and the description of its archive."""

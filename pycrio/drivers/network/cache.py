@@ -4,13 +4,13 @@ can tell what is attached."""
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pycrio._native.files import replace_file
 from pycrio.drivers.network.conf import NetworkConf, parse
 from pycrio.drivers.network.plugins import Attachment
 from pycrio.errors import InvalidRequest, StoreFailure
@@ -60,13 +60,8 @@ class Cache:
         path = self._path(network.name, attachment.container_id, attachment.ifname)
         try:
             os.makedirs(self._dir, 0o700, exist_ok=True)
-            fd = os.open(path + _TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "w", encoding="utf-8") as f:
-                json.dump(document, f)
-            os.replace(path + _TEMPORARY, path)
+            replace_file(path, json.dumps(document).encode(), path + _TEMPORARY)
         except OSError as e:
-            with contextlib.suppress(OSError):
-                os.unlink(path + _TEMPORARY)
             raise StoreFailure(f"CNI result {path} cannot be written: {e.strerror}") from e
 
     def drop(self, network: str, container_id: str, ifname: str) -> None:

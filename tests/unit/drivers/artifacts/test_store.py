@@ -177,13 +177,13 @@ async def test_cancellation_leaves_nothing(store: Artifacts, tmp_path: Path, mon
     source, sink = os.pipe()
     os.write(sink, b"hel")
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
-    write = blobs._write
+    write = blobs.write_all
 
     def told(fd: int, data: bytes) -> None:
         write(fd, data)
         loop.call_soon_threadsafe(begun.set)
 
-    monkeypatch.setattr(blobs, "_write", told)
+    monkeypatch.setattr(blobs, "write_all", told)
     task = asyncio.ensure_future(store.receive(LayerDescriptor(digest_of(b"hello"), 5, "", ""), source))
     await begun.wait()
     assert len(files_of(tmp_path)) == 1
