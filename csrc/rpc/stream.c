@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 enum { STATUS_EXHAUSTED = 8, STATUS_UNIMPLEMENTED = 12, STATUS_INTERNAL = 13 };
+enum { STATUS_DIGITS = 12 }; /* any unsigned, and its zero */
 
 #define NV(n, v, vl)                                                                                                   \
         (nghttp2_nv) {                                                                                                 \
@@ -163,12 +164,20 @@ bool stream_complete(struct stream *s) {
 
 /* --- answer ---------------------------------------------------------------------------------------------------- */
 
+/* How the call ended, as one or two fields; number is their memory. */
+static size_t status_fields(const struct stream *s, char number[STATUS_DIGITS], nghttp2_nv ret[2]) {
+        int n = snprintf(number, STATUS_DIGITS, "%u", s->status);
+        ret[0] = NV("grpc-status", number, (size_t) n);
+        if (!s->text)
+                return 1;
+        ret[1] = NV("grpc-message", s->text, strlen(s->text));
+        return 2;
+}
+
 static int submit_trailers(struct stream *s) {
-        char status[12];
-        int n = snprintf(status, sizeof status, "%u", s->status);
-        nghttp2_nv nv[] = {NV("grpc-status", status, (size_t) n),
-                           NV("grpc-message", s->text ? s->text : "", s->text ? strlen(s->text) : 0)};
-        return nghttp2_submit_trailer(s->conn->session, s->id, nv, s->text ? 2 : 1);
+        char number[STATUS_DIGITS];
+        nghttp2_nv nv[2];
+        return nghttp2_submit_trailer(s->conn->session, s->id, nv, status_fields(s, number, nv));
 }
 
 static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
@@ -230,11 +239,10 @@ int stream_finish(struct stream *s, unsigned status, const char *text) {
                 s->deferred = false;
                 return nghttp2_session_resume_data(s->conn->session, s->id);
         }
-        char number[12];
-        int n = snprintf(number, sizeof number, "%u", status);
-        nghttp2_nv nv[] = {NV(":status", "200", 3), NV("content-type", "application/grpc", 16),
-                           NV("grpc-status", number, (size_t) n), NV("grpc-accept-encoding", "identity", 8),
-                           NV("grpc-message", s->text ? s->text : "", s->text ? strlen(s->text) : 0)};
+        char number[STATUS_DIGITS];
+        nghttp2_nv nv[5] = {NV(":status", "200", 3), NV("content-type", "application/grpc", 16),
+                            NV("grpc-accept-encoding", "identity", 8)};
+        size_t n = 3 + status_fields(s, number, nv + 3);
         s->begun = true;
-        return nghttp2_submit_response(s->conn->session, s->id, nv, s->text ? 5 : 4, NULL);
+        return nghttp2_submit_response(s->conn->session, s->id, nv, n, NULL);
 }
