@@ -56,7 +56,7 @@ SHARE_SECONDS ?= 180
 share-soak: ## podman, skopeo, buildah and pycrio in one store for SHARE_SECONDS seconds (root)
 	PYCRIO_LONG=$(SHARE_SECONDS) $(PYTHON) -m pytest tests/system/test_store_interop.py -k everybody -q -s
 
-build/ctest/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h)
+build/ctest/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.h)
 	@mkdir -p $(@D)
 	$(CTEST_CC) $(CTEST_FLAGS) $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
 

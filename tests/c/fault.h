@@ -1,9 +1,8 @@
 /* For tests of units built with -DPC_FAULT=1: fail the Nth system call, and see that nothing stays behind. */
 #pragma once
+#include "tap.h"
 #include <dirent.h>
 #include <errno.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,19 +27,6 @@ static void fault_arm(int at, const char *name, int code) {
         fault_name = name;
         fault_code = code;
         fault_seen = 0;
-}
-
-static int test_count, test_failed;
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++test_count, text);
-        fflush(stdout);
-        test_failed += !good;
-}
-
-static int done_testing(void) {
-        printf("1..%d\n", test_count);
-        return test_failed ? 1 : 0;
 }
 
 static int entries(const char *dir) {

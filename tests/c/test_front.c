@@ -3,6 +3,7 @@
 #include "common/fd.h"
 #include "common/io.h"
 #include "front/front.h"
+#include "tap.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -16,14 +17,7 @@
 
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-static int count, failed;
 static char dir[] = "/tmp/test_front.XXXXXX";
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        fflush(stdout);
-        failed += !good;
-}
 
 struct rig {
         int listen, handed[2], http;
@@ -567,6 +561,5 @@ int main(void) {
         char command[100];
         snprintf(command, sizeof command, "rm -rf %s", dir);
         ok(system(command) == 0, "clean-up");
-        printf("1..%d\n", count);
-        return failed > 0;
+        return done_testing();
 }

@@ -2,18 +2,12 @@
 /* CRI framing as a pure function: stamps against the C library, pieces, tails, limits, parsing back. */
 #include "logmux/clock.h"
 #include "logmux/frame.h"
+#include "tap.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-static int count, failed;
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        failed += !good;
-}
 
 static const char head_text[] = "2026-01-02T03:04:05.000000006+00:00 stdout F ";
 #define HEAD "2026-01-02T03:04:05.000000006+00:00 stdout F "
@@ -151,6 +145,5 @@ int main(void) {
         lines();
         limits();
         parsing();
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

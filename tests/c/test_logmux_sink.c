@@ -2,6 +2,7 @@
 /* The log file: limits, replacement, rotation, allowed directories, full disk, directory gone. Nothing is ever torn. */
 #include "common/fd.h"
 #include "logmux/sink.h"
+#include "tap.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,16 +11,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-static int count, failed;
 static char dir[64] = "/tmp/test_sink.XXXXXX";
 static char work[64 << 10];
 static char text[1 << 20];
 static const char head[] = "2026-01-02T03:04:05.000000006+00:00 stdout F ";
-
-static void ok(bool good, const char *what) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, what);
-        failed += !good;
-}
 
 static const char *at(const char *name) {
         static char path[8][128];
@@ -232,9 +227,8 @@ int main(void) {
         full_disk();
         file_limit();
         gone();
-        printf("1..%d\n", count);
         char command[128];
         snprintf(command, sizeof command, "rm -rf %s", dir);
         (void) !system(command);
-        return failed != 0;
+        return done_testing();
 }

@@ -3,6 +3,7 @@
  * while lines are written, the file is rotated, replaced and synced. No half line is ever left, lines keep their order
  * and come once, what is missing was counted, no descriptor leaks. The unit is compiled in with calls of our own. */
 #include "logmux/sink.h"
+#include "tap.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,13 +51,7 @@ static ssize_t fault_write(int fd, const void *p, size_t n) {
 #undef access
 #include <dirent.h>
 
-static int count, failed;
 static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[PC_LINE_MAX + 2000];
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        failed += !good;
-}
 
 static int fds(void) {
         int n = 0;
@@ -191,6 +186,5 @@ int main(void) {
                 every_call("halves", rotate, -1, 5, NONE);
         }
         ok(rmdir(dir) == 0, "cleaned up");
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

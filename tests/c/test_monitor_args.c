@@ -1,19 +1,14 @@
 // SRC: csrc/monitor/args.c
 /* The command line: what conmon accepts and how it refuses (messages taken down from conmon 2.1.6). */
 #include "monitor/args.h"
+#include "tap.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-static int count, failed;
 static struct pc_args a;
 static char text[PC_ARGS_TEXT];
 static const char *pool[64];
-
-static void ok(bool good, const char *what) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, what);
-        failed += !good;
-}
 
 static int parse(char **words) {
         char *argv[64] = {(char *) "monitor"};
@@ -195,6 +190,5 @@ int main(void) {
         checks();
         logs();
         help();
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

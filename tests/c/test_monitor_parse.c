@@ -1,15 +1,9 @@
 // SRC: csrc/monitor/parse.c
 /* The monitor's pure parts: control lines, notify filter, cgroup texts, JSON strings. */
 #include "monitor/parse.h"
+#include "tap.h"
 #include <stdio.h>
 #include <string.h>
-
-static int count, failed;
-
-static void ok(bool good, const char *what) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, what);
-        failed += !good;
-}
 
 static unsigned short rows, cols;
 
@@ -149,6 +143,5 @@ int main(void) {
         cgroups();
         json();
         pids();
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

@@ -1,18 +1,13 @@
 // SRC: csrc/nsexec/args.c
 /* nsexec's command line: what is to be joined, where the command begins, what is refused. */
 #include "nsexec/args.h"
+#include "tap.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
-static int count, failed;
 static struct nsx_request q;
 static char *argv[16];
-
-static void ok(bool good, const char *what) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, what);
-        failed += !good;
-}
 
 static enum nsx_verdict parse(char **words) {
         int argc = 1;
@@ -53,6 +48,5 @@ int main(void) {
                PARSE("--c", "/x", "x") == NSX_BAD_OPTION,
            "unknown, without a value, with one too many, a prefix of several");
         ok(PARSE("--version", "--bogus") == NSX_SAY_VERSION && PARSE("--help") == NSX_SAY_HELP, "version and help");
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

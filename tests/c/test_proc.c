@@ -3,6 +3,7 @@
 #include "common/fd.h"
 #include "common/io.h"
 #include "proc/child.h"
+#include "tap.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/filter.h>
@@ -16,14 +17,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-static int count, failed;
 static char dir[] = "/tmp/test_proc.XXXXXX";
 static char *no_env[] = {NULL};
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        failed += !good;
-}
 
 static int shell(const char *script, const struct pc_spawn *base, const struct pc_spawn_fd *fds, size_t n) {
         char *argv[] = {"sh", "-c", (char *) script, NULL};
@@ -522,6 +517,5 @@ int main(void) {
         char command[100];
         snprintf(command, sizeof command, "rm -rf %s", dir);
         ok(system(command) == 0, "clean-up");
-        printf("1..%d\n", count);
-        return failed > 0;
+        return done_testing();
 }

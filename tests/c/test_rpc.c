@@ -3,18 +3,11 @@
 /* Calls on a socket pair, the client's side played by libnghttp2. */
 #include "common/fd.h"
 #include "rpc/rpc.h"
+#include "tap.h"
 #include <fcntl.h>
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <sys/socket.h>
-
-static int count, failed;
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        fflush(stdout);
-        failed += !good;
-}
 
 /* --- the client -------------------------------------------------------------------------------------------------- */
 
@@ -482,6 +475,5 @@ int main(void) {
         test_limits_of_calls();
         test_bytes();
         test_full_socket();
-        printf("1..%d\n", count);
-        return failed ? 1 : 0;
+        return done_testing();
 }

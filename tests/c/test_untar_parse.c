@@ -1,26 +1,14 @@
 // SRC: csrc/untar/*.c
 // LIBS: -lisal -lzstd -lcrypto -lbz2 -llzma
 /* The pure parts of the untar unit: header blocks, pax records, sparse maps, names, tar-split lines. */
+#include "tap.h"
 #include "untar/header.h"
 #include "untar/idset.h"
 #include "untar/names.h"
 #include "untar/splitline.h"
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int count, failed;
-
-static void ok(bool good, const char *text, ...) {
-        char line[256];
-        va_list ap;
-        va_start(ap, text);
-        (void) vsnprintf(line, sizeof line, text, ap);
-        va_end(ap);
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, line);
-        failed += !good;
-}
 
 static void sum(uint8_t *b) {
         unsigned s = 0;
@@ -69,7 +57,7 @@ static void numbers(void) {
                 memcpy(exact, rows[i].field, rows[i].n);
                 bool good = pc_tar_number(exact, rows[i].n, &v);
                 free(exact);
-                ok(good == rows[i].good && (!good || v == rows[i].value), "number row %zu", i);
+                okf(good == rows[i].good && (!good || v == rows[i].value), "number row %zu", i);
         }
 }
 
@@ -78,30 +66,30 @@ static void headers(void) {
         struct pc_tar_header h;
         struct pc_err err;
         block(b, "name", "ustar\00000");
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && strcmp(h.name, "name") == 0 && h.mode == 0644 && h.uid == 1 &&
-               h.gid == 2 && h.size == 10 && h.mtime.tv_sec == 7 && h.type == '0' && !h.gnu,
-           "a ustar header");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && strcmp(h.name, "name") == 0 && h.mode == 0644 && h.uid == 1 &&
+                h.gid == 2 && h.size == 10 && h.mtime.tv_sec == 7 && h.type == '0' && !h.gnu,
+            "a ustar header");
         memset(b, 'n', 100);
         memset(b + 345, 'p', 155);
         sum(b);
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && strlen(h.name) == 256 && h.name[155] == '/', "the longest prefix");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && strlen(h.name) == 256 && h.name[155] == '/', "the longest prefix");
         block(b, "name", "ustar  ");
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && h.gnu && !h.has_atime, "a GNU header");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && h.gnu && !h.has_atime, "a GNU header");
         memcpy(b + 345, "00000000005", 11);
         sum(b);
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && h.has_atime && h.atime.tv_sec == 5, "GNU access time");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && h.has_atime && h.atime.tv_sec == 5, "GNU access time");
         memcpy(b + 345, "some/prefix", 11);
         sum(b);
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && !h.has_atime && strcmp(h.name, "some/prefix/name") == 0,
-           "a prefix where GNU has times");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && !h.has_atime && strcmp(h.name, "some/prefix/name") == 0,
+            "a prefix where GNU has times");
         block(b, "name", "\0\0\0\0\0\0\0\0");
         memcpy(b + 345, "prefix", 6);
         sum(b);
-        ok(pc_tar_header_parse(b, &h, &err) == 0 && strcmp(h.name, "name") == 0, "no prefix before ustar");
+        okf(pc_tar_header_parse(b, &h, &err) == 0 && strcmp(h.name, "name") == 0, "no prefix before ustar");
         b[0] ^= 1;
-        ok(pc_tar_header_parse(b, &h, &err) == -EBADMSG && err.code == EBADMSG, "a wrong checksum");
+        okf(pc_tar_header_parse(b, &h, &err) == -EBADMSG && err.code == EBADMSG, "a wrong checksum");
         memset(b, 0, sizeof b);
-        ok(pc_tar_header_parse(b, &h, &err) == 1, "zeros");
+        okf(pc_tar_header_parse(b, &h, &err) == 1, "zeros");
         block(b, "name", "ustar\00000");
         b[0] = 0xe9;
         int s = 0;
@@ -109,7 +97,7 @@ static void headers(void) {
         for (int i = 0; i < PC_TAR_BLOCK; i++)
                 s += (int8_t) b[i];
         (void) snprintf((char *) b + 148, 8, "%06o", (unsigned) s);
-        ok(pc_tar_header_parse(b, &h, &err) == 0, "a checksum of signed bytes");
+        okf(pc_tar_header_parse(b, &h, &err) == 0, "a checksum of signed bytes");
 }
 
 static int parse(const char *text, size_t n, struct pc_pax *p, char **ret, struct pc_err *err) {
@@ -124,17 +112,17 @@ static void pax(void) {
         char *buf;
         static const char good[] = "12 path=abc\n11 uid=123\n20 mtime=-1.5000000\n29 SCHILY.xattr.user.a=\0b\nc\n\n";
         int r = parse(good, sizeof good - 1, &p, &buf, &err);
-        ok(r == 0 && p.have == (PC_PAX_PATH | PC_PAX_UID | PC_PAX_MTIME) && strcmp(p.path, "abc") == 0 &&
-               p.uid == 123 && p.mtime.tv_sec == -2 && p.mtime.tv_nsec == 500000000,
-           "records of all kinds");
-        ok(r == 0 && p.n_xattrs == 1 && strcmp(p.xattrs[0].name, "user.a") == 0 && p.xattrs[0].value.n == 5,
-           "a value with any bytes");
+        okf(r == 0 && p.have == (PC_PAX_PATH | PC_PAX_UID | PC_PAX_MTIME) && strcmp(p.path, "abc") == 0 &&
+                p.uid == 123 && p.mtime.tv_sec == -2 && p.mtime.tv_nsec == 500000000,
+            "records of all kinds");
+        okf(r == 0 && p.n_xattrs == 1 && strcmp(p.xattrs[0].name, "user.a") == 0 && p.xattrs[0].value.n == 5,
+            "a value with any bytes");
         pc_pax_done(&p);
         free(buf);
         static const char blank[] = "11 uid=123\n7 uid=\n";
         r = parse(blank, sizeof blank - 1, &p, &buf, &err);
-        ok(r == 0 && !(p.have & PC_PAX_UID) && p.blank & PC_PAX_UID,
-           "the last value of a key counts, also an empty one");
+        okf(r == 0 && !(p.have & PC_PAX_UID) && p.blank & PC_PAX_UID,
+            "the last value of a key counts, also an empty one");
         pc_pax_done(&p);
         free(buf);
         static const char *const bad[] = {
@@ -158,7 +146,7 @@ static void pax(void) {
         };
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
                 r = parse(bad[i], strlen(bad[i]), &p, &buf, &err);
-                ok(r == -EBADMSG, "malformed records, row %zu", i);
+                okf(r == -EBADMSG, "malformed records, row %zu", i);
                 free(buf);
         }
 }
@@ -166,25 +154,25 @@ static void pax(void) {
 static void regions(void) {
         struct pc_err err;
         struct pc_regions r = {.max = 3};
-        ok(pc_regions_check(&r, 0, 0, &err) == 0, "no regions");
+        okf(pc_regions_check(&r, 0, 0, &err) == 0, "no regions");
         (void) pc_regions_add(&r, 0, 512, &err);
         (void) pc_regions_add(&r, 1024, 0, &err);
         (void) pc_regions_add(&r, 1024, 100, &err);
-        ok(pc_regions_check(&r, 2000, 612, &err) == 0, "regions in order");
-        ok(pc_regions_check(&r, 2000, 611, &err) < 0, "a sum that does not fit");
-        ok(pc_regions_check(&r, 1100, 612, &err) < 0, "a region beyond the file");
-        ok(pc_regions_add(&r, 5000, 1, &err) == -E2BIG, "more regions than allowed");
+        okf(pc_regions_check(&r, 2000, 612, &err) == 0, "regions in order");
+        okf(pc_regions_check(&r, 2000, 611, &err) < 0, "a sum that does not fit");
+        okf(pc_regions_check(&r, 1100, 612, &err) < 0, "a region beyond the file");
+        okf(pc_regions_add(&r, 5000, 1, &err) == -E2BIG, "more regions than allowed");
         r.v[1].offset = 100;
-        ok(pc_regions_check(&r, 2000, 612, &err) < 0, "regions that overlap");
+        okf(pc_regions_check(&r, 2000, 612, &err) < 0, "regions that overlap");
         r.v[1] = (struct pc_region){INT64_MAX, INT64_MAX};
-        ok(pc_regions_check(&r, INT64_MAX, 612, &err) < 0, "a region that wraps");
+        okf(pc_regions_check(&r, INT64_MAX, 612, &err) < 0, "a region that wraps");
         free(r.v);
 
         uint8_t b[PC_TAR_BLOCK] = "2\n0\n512\n10";
         struct pc_map10 m = {.count = -1, .pending = -1};
         struct pc_regions t = {.max = 10};
         memset(b + 10, '0', sizeof b - 10);
-        ok(pc_map10_feed(&m, &t, b, &err) == -EBADMSG, "a number that never ends");
+        okf(pc_map10_feed(&m, &t, b, &err) == -EBADMSG, "a number that never ends");
         free(t.v);
         t = (struct pc_regions){.max = 10};
         m = (struct pc_map10){.count = -1, .pending = -1};
@@ -194,8 +182,8 @@ static void regions(void) {
         for (int i = 0; i < 9; i++)
                 n += (size_t) sprintf(text + n, "%019d\n%019d\n", i * 1000, 7);
         n += (size_t) sprintf(text + n, "%s", "");
-        ok(n < PC_TAR_BLOCK && pc_map10_feed(&m, &t, (uint8_t *) text, &err) == 0 && t.n == 9 && t.v[8].offset == 8000,
-           "a map in one block");
+        okf(n < PC_TAR_BLOCK && pc_map10_feed(&m, &t, (uint8_t *) text, &err) == 0 && t.n == 9 && t.v[8].offset == 8000,
+            "a map in one block");
         free(t.v);
         t = (struct pc_regions){.max = 1000};
         m = (struct pc_map10){.count = -1, .pending = -1};
@@ -204,7 +192,7 @@ static void regions(void) {
                 n += (size_t) sprintf(text + n, "%017d\n%017d\n", i * 1000, 7);
         int first = pc_map10_feed(&m, &t, (uint8_t *) text, &err);
         int second = pc_map10_feed(&m, &t, (uint8_t *) text + PC_TAR_BLOCK, &err);
-        ok(first == 1 && second == 0 && t.n == 20 && t.v[19].length == 7, "a map across blocks");
+        okf(first == 1 && second == 0 && t.n == 20 && t.v[19].length == 7, "a map across blocks");
         free(t.v);
 }
 
@@ -234,22 +222,22 @@ static void names(void) {
         struct pc_err err;
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
                 int r = pc_name_clean(rows[i].in, rows[i].clamp, 4095, 2048, out, &err);
-                ok(r == rows[i].r && (r < 0 || strcmp(out, rows[i].out) == 0), "cleaning row %zu", i);
+                okf(r == rows[i].r && (r < 0 || strcmp(out, rows[i].out) == 0), "cleaning row %zu", i);
         }
         char big[6000];
         memset(big, 'a', sizeof big);
         big[256] = 0;
-        ok(pc_name_clean(big, false, 4095, 2048, out, &err) == -ENAMETOOLONG, "a component of 256 bytes");
+        okf(pc_name_clean(big, false, 4095, 2048, out, &err) == -ENAMETOOLONG, "a component of 256 bytes");
         big[255] = 0;
-        ok(pc_name_clean(big, false, 4095, 2048, out, &err) == 255, "a component of 255 bytes");
+        okf(pc_name_clean(big, false, 4095, 2048, out, &err) == 255, "a component of 255 bytes");
         for (size_t i = 0; i < sizeof big - 1; i++)
                 big[i] = i % 2 ? '/' : 'a';
         big[sizeof big - 1] = 0;
-        ok(pc_name_clean(big, false, 99999, 9999, out, &err) == -ENAMETOOLONG, "a name beyond the buffer");
+        okf(pc_name_clean(big, false, 99999, 9999, out, &err) == -ENAMETOOLONG, "a name beyond the buffer");
         big[4095] = 0;
-        ok(pc_name_clean(big, false, 99999, 9999, out, &err) == 4095 - 0 - (big[4094] == '/'), "the longest name");
-        ok(pc_name_clean("a/b/c", false, 4095, 2, out, &err) == -E2BIG, "too deep");
-        ok(pc_name_clean("a/../b/../c/../d", false, 4095, 1, out, &err) == 1, "depth is that of the result");
+        okf(pc_name_clean(big, false, 99999, 9999, out, &err) == 4095 - 0 - (big[4094] == '/'), "the longest name");
+        okf(pc_name_clean("a/b/c", false, 4095, 2, out, &err) == -E2BIG, "too deep");
+        okf(pc_name_clean("a/../b/../c/../d", false, 4095, 1, out, &err) == 1, "depth is that of the result");
 
         static const struct {
                 const char *name;
@@ -277,7 +265,7 @@ static void names(void) {
                 const char *hidden = NULL;
                 enum pc_mark m = pc_name_mark(marks[i].name, &hidden);
                 bool same = marks[i].hidden ? hidden && strcmp(hidden, marks[i].hidden) == 0 : !hidden;
-                ok(m == marks[i].mark && same, "mark of \"%s\"", marks[i].name);
+                okf(m == marks[i].mark && same, "mark of \"%s\"", marks[i].name);
         }
 }
 
@@ -306,7 +294,7 @@ static void utf8(void) {
                 size_t n = strlen(rows[i].s);
                 char *exact = malloc(n);
                 memcpy(exact, rows[i].s, n);
-                ok(pc_utf8_valid(exact, n) == rows[i].valid, "UTF-8 row %zu", i);
+                okf(pc_utf8_valid(exact, n) == rows[i].valid, "UTF-8 row %zu", i);
                 free(exact);
         }
 }
@@ -324,15 +312,15 @@ static void lines(void) {
             line("{\"type\":1,\"name\":\"a\\u003c\\u00e9\\ud83d\\ude00\\n\",\"size\":5,\"payload\":\"AAECAwQFBgc=\","
                  "\"position\":3}",
                  &l, &buf);
-        ok(r == 0 && l.type == 1 && l.size == 5 && strcmp(l.name, "a<\xc3\xa9\xf0\x9f\x98\x80\n") == 0 &&
-               l.n_payload == 8 && memcmp(l.payload, "\0\1\2\3\4\5\6\7", 8) == 0,
-           "a file line");
+        okf(r == 0 && l.type == 1 && l.size == 5 && strcmp(l.name, "a<\xc3\xa9\xf0\x9f\x98\x80\n") == 0 &&
+                l.n_payload == 8 && memcmp(l.payload, "\0\1\2\3\4\5\6\7", 8) == 0,
+            "a file line");
         free(buf);
         r = line("{\"type\":1,\"name_raw\":\"/2E=\",\"payload\":null,\"position\":0}", &l, &buf);
-        ok(r == 0 && strcmp(l.name, "\xff\x61") == 0 && l.size == 0, "a name in base64");
+        okf(r == 0 && strcmp(l.name, "\xff\x61") == 0 && l.size == 0, "a name in base64");
         free(buf);
         r = line(" { \"x\" : true , \"type\" : 2 , \"payload\" : \"\" } ", &l, &buf);
-        ok(r == 0 && l.type == 2 && l.n_payload == 0, "spaces, unknown members, nothing in it");
+        okf(r == 0 && l.type == 2 && l.n_payload == 0, "spaces, unknown members, nothing in it");
         free(buf);
         static const char *const bad[] = {"",
                                           "{",
@@ -348,7 +336,7 @@ static void lines(void) {
                                           "{\"type\":99999999999999999999}",
                                           "{\"type\":2,\"x\":{}}"};
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-                ok(line(bad[i], &l, &buf) == -EBADMSG, "damaged line %zu", i);
+                okf(line(bad[i], &l, &buf) == -EBADMSG, "damaged line %zu", i);
                 free(buf);
         }
 }
@@ -364,7 +352,7 @@ static void ids(void) {
         bool sorted = n > 1 && v[n - 1] == UINT32_MAX;
         for (size_t i = 1; i < n; i++)
                 sorted = sorted && v[i - 1] < v[i];
-        ok(sorted, "a set of ids comes out sorted and without doubles");
+        okf(sorted, "a set of ids comes out sorted and without doubles");
         free(v);
         pc_idset_free(s);
         pc_idset_free(NULL);
@@ -379,6 +367,5 @@ int main(void) {
         utf8();
         lines();
         ids();
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }

@@ -3,6 +3,7 @@
 /* Whole extractions from C, under the sanitizers: threads, rings, cancellation, errors, and the way back to the tar. */
 #include "common/fd.h"
 #include "common/io.h"
+#include "tap.h"
 #include "untar/ring.h"
 #include "untar/untar.h"
 #include <fcntl.h>
@@ -14,13 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int count, failed;
 static char dir[] = "/tmp/test_untar.XXXXXX";
-
-static void ok(bool good, const char *text) {
-        printf("%s %d - %s\n", good ? "ok" : "not ok", ++count, text);
-        failed += !good;
-}
 
 /* A file with n bytes of data as a member; returns what it took. */
 static size_t member(uint8_t *to, const char *name, size_t n) {
@@ -206,6 +201,5 @@ int main(void) {
         char command[100];
         (void) snprintf(command, sizeof command, "rm -rf %s", dir);
         ok(system(command) == 0, "cleaned up");
-        printf("1..%d\n", count);
-        return failed != 0;
+        return done_testing();
 }
