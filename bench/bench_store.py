@@ -7,7 +7,6 @@ journalled file system or in memory (default: /dev/shm); see DESIGN.md section 7
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 from pycrio._native import mounts
 from pycrio.drivers.layers.settings import Settings
 from pycrio.drivers.layers.store import Store
-from tests.unit.drivers.layers.support import Blob, Entry, digest, make_image, make_tar, unpack
+from tests.unit.drivers.layers.support import Blob, Entry, make_image, make_tar, oci_layout, unpack
 
 NAME = "registry.test/bench/big:1"
 POLICY = '{"default":[{"type":"insecureAcceptAnything"}]}'
@@ -43,19 +42,6 @@ def layers() -> list[bytes]:
                 files[f"d{layer}_{directory}/f{number}"] = text(chance.choice([200, 2000, 8000, 30000]))
         out.append(make_tar(files))
     return out
-
-
-def layout(directory: Path, tars: list[bytes]) -> str:
-    """The image as an OCI layout, where skopeo reads it."""
-    image, blobs = make_image(NAME, tars)
-    where = directory / "blobs/sha256"
-    where.mkdir(parents=True)
-    for data in (image.manifest, image.config, *(b.data for b in blobs)):
-        (where / digest(data)[7:]).write_bytes(data)
-    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    entry = {"mediaType": image.manifest_type, "digest": image.manifest_digest, "size": len(image.manifest)}
-    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    return f"oci:{directory}"
 
 
 async def pull(store: Store, tars: list[bytes]) -> float:
@@ -101,7 +87,7 @@ async def median(name: str, step: Callable[[int], Awaitable[object]], count: int
 async def main(base: Path, containers: int) -> None:
     """All figures."""
     tars = layers()
-    source = layout(base / "oci", tars)
+    source = oci_layout(base / "oci", *make_image(NAME, tars))
     store = Store(Settings(root=str(base / "root"), run_root=str(base / "run")))
     await store.open()
     ours, theirs = await pull(store, tars), skopeo(source, base)

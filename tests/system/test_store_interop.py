@@ -30,7 +30,7 @@ from pycrio.model.image import LayerDescriptor, StoredImage
 from pycrio.model.security import IdMapping
 from tests.fixtures_registry import RunningRegistry, build_index, push_image
 from tests.system.crash_points import Puller
-from tests.unit.drivers.layers.support import BUSY, EXTRA, Blob, Entry, digest, make_image, make_tar, pull
+from tests.unit.drivers.layers.support import BUSY, EXTRA, Blob, Entry, digest, make_image, make_tar, oci_layout, pull
 
 pytestmark = pytest.mark.system
 
@@ -132,17 +132,9 @@ async def store(tools: Tools) -> AsyncIterator[Store]:
     await store.close()
 
 
-def oci_layout(directory: Path, name: str, tars: list[bytes]) -> str:
-    """The same image as an OCI layout for skopeo to read; returns its transport name."""
-    image, blobs = make_image(name, tars, Cmd=["/bin/sh", "-c", "echo hi"])
-    where = directory / "blobs/sha256"
-    where.mkdir(parents=True)
-    for data in (image.manifest, image.config, *(b.data for b in blobs)):
-        (where / digest(data)[7:]).write_bytes(data)
-    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    entry = {"mediaType": image.manifest_type, "digest": image.manifest_digest, "size": len(image.manifest)}
-    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    return f"oci:{directory}"
+def layout(directory: Path, name: str, tars: list[bytes]) -> str:
+    """The same image for skopeo to read."""
+    return oci_layout(directory, *make_image(name, tars, Cmd=["/bin/sh", "-c", "echo hi"]))
 
 
 async def pulled(store: Store, name: str = NAME, tars: list[bytes] | None = None) -> StoredImage:
@@ -212,7 +204,7 @@ async def test_tar_split_of_both_makes_agree(store: Store, tools: Tools, tmp_pat
     """Our reader rebuilds the archive from their metadata as well as from ours."""
     await pulled(store)
     theirs = Tools(tmp_path / "theirs")
-    await asyncio.to_thread(theirs.skopeo, "copy", oci_layout(tmp_path / "oci", NAME, TARS), theirs.transport + NAME)
+    await asyncio.to_thread(theirs.skopeo, "copy", layout(tmp_path / "oci", NAME, TARS), theirs.transport + NAME)
     for each in (tools, theirs):
         for record in json.loads(Path(each.root, "overlay-layers/layers.json").read_bytes()):
             split = os.open(f"{each.root}/overlay-layers/{record['id']}.tar-split.gz", os.O_RDONLY)
@@ -308,7 +300,7 @@ def tree(root: str, layer_id: str) -> dict[str, tuple[object, ...]]:
 async def test_records_and_trees_equal_those_of_skopeo(store: Store, tools: Tools, tmp_path: Path) -> None:
     await pulled(store)
     theirs = Tools(tmp_path / "theirs")
-    await asyncio.to_thread(theirs.skopeo, "copy", oci_layout(tmp_path / "oci", NAME, TARS), theirs.transport + NAME)
+    await asyncio.to_thread(theirs.skopeo, "copy", layout(tmp_path / "oci", NAME, TARS), theirs.transport + NAME)
 
     assert_same_store(tools, theirs)
 
@@ -350,7 +342,7 @@ async def test_pulls_leave_what_those_of_podman_leave(
 
 async def test_we_use_images_of_skopeo(store: Store, tools: Tools, tmp_path: Path) -> None:
     assert await store.images.all() == ()
-    await asyncio.to_thread(tools.skopeo, "copy", oci_layout(tmp_path / "oci", NAME, TARS), tools.transport + NAME)
+    await asyncio.to_thread(tools.skopeo, "copy", layout(tmp_path / "oci", NAME, TARS), tools.transport + NAME)
     (image,) = await store.images.all()
     assert image.names == (NAME,)
     assert image.config.cmd == ("/bin/sh", "-c", "echo hi")
@@ -571,9 +563,7 @@ async def test_everybody_at_once(store: Store, tools: Tools, tmp_path: Path) -> 
     seconds = float(os.environ.get("PYCRIO_LONG", "0"))
     end = time.monotonic() + (120 if seconds == 1 else seconds)
     base = await pulled(store)
-    layouts = [
-        oci_layout(tmp_path / f"oci{n}", "x", [*TARS, make_tar({f"file{n}": b"%d" % n * 1000})]) for n in range(4)
-    ]
+    layouts = [layout(tmp_path / f"oci{n}", "x", [*TARS, make_tar({f"file{n}": b"%d" % n * 1000})]) for n in range(4)]
     done = {"theirs": 0, "ours": 0}
 
     def turns(kind: str, least: int) -> Iterator[int]:

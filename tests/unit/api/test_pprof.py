@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pycrio.api import pprof
-from pycrio.api.http import StatusServer
+from pycrio.api.http import Pages, StatusServer
 from pycrio.api.pprof import Profiles
 from pycrio.errors import Busy, ConfigError
 from pycrio.obs.profile import heap
 from tests.pprof import read
-from tests.unit.api.test_http import Fake, get
+from tests.unit.api.test_http import Fake, get, running
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, function)
 
 
-@contextlib.asynccontextmanager
-async def running(tmp_path: pathlib.Path) -> AsyncIterator[str]:
-    server = StatusServer(dataclasses.replace(Fake().pages(), profiles=Profiles(in_thread).page))
-    path = str(tmp_path / "http.sock")
-    await server.start(path)
-    try:
-        yield path
-    finally:
-        await server.stop()
+class Profiled(Fake):
+    def pages(self) -> Pages:
+        return dataclasses.replace(super().pages(), profiles=Profiles(in_thread).page)
 
 
 def burn(seconds: float) -> None:
@@ -46,13 +39,13 @@ async def test_only_where_it_is_switched_on(tmp_path: pathlib.Path) -> None:
     server = StatusServer(Fake().pages())
     for target in ("/debug/pprof", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprofile"):
         assert (await server.page(target)).status == 404
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         assert (await get(path, "/debug/pprofile"))[0] == 404
         assert (await get(path, "/debug/goroutines"))[0] == 200
 
 
 async def test_the_index_names_what_there_is(tmp_path: pathlib.Path) -> None:
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         status, headers, body = await get(path, "/debug/pprof/")
         assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
         names = [part.partition("?")[0] for part in body.decode().split("href='")[1:]]
@@ -72,7 +65,7 @@ async def test_the_index_names_what_there_is(tmp_path: pathlib.Path) -> None:
 
 
 async def test_a_cpu_profile_of_what_goes_on(tmp_path: pathlib.Path) -> None:
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         asking = asyncio.create_task(get(path, "/debug/pprof/profile?seconds=1"))
         while not asking.done():
             burn(0.05)
@@ -92,7 +85,7 @@ async def test_one_cpu_profile_at_a_time(tmp_path: pathlib.Path) -> None:
     profiles = Profiles(in_thread)
     first = asyncio.create_task(profiles.page("debug/pprof/profile", {"seconds": "600"}))
     await asyncio.sleep(0)  # until it has begun
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         status, _, body = await get(path, "/debug/pprof/profile?seconds=1")
         assert (status, b"already in use" in body) == (409, True)
         first.cancel()
@@ -103,7 +96,7 @@ async def test_one_cpu_profile_at_a_time(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("query", ["seconds=x", "seconds=-1", "seconds=601", "seconds=1.5", "seconds=", "seconds=٣"])
 async def test_bad_seconds(query: str) -> None:
-    server = StatusServer(dataclasses.replace(Fake().pages(), profiles=Profiles(in_thread).page))
+    server = StatusServer(Profiled().pages())
     for name in ("profile", "heap"):
         page = await server.page(f"/debug/pprof/{name}?{query}")
         assert page.status == 400
@@ -116,7 +109,7 @@ class Marker:
 
 async def test_memory(tmp_path: pathlib.Path) -> None:
     kept = [Marker() for _ in range(50)]
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         found = read((await get(path, "/debug/pprof/heap"))[2])
         assert found.of("test_pprof.Marker", "inuse_objects") == len(kept)
         assert b"objects known to the collector" in (await get(path, "/debug/pprof/heap?debug=1"))[2]
@@ -167,7 +160,7 @@ async def test_what_is_waited_for(tmp_path: pathlib.Path) -> None:
 
     tasks = [asyncio.create_task(waits()) for _ in range(3)]
     await asyncio.sleep(0)
-    async with running(tmp_path) as path:
+    async with running(tmp_path, Profiled()) as path:
         found = read((await get(path, "/debug/pprof/goroutine"))[2])
         assert found.kinds == [("goroutine", "count")]
         ((stack, values),) = [s for s in found.samples if any(f[0].endswith("waits") for f in s[0])]

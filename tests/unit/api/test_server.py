@@ -29,6 +29,19 @@ async def echo(request: Any, remaining: float | None) -> Any:
     return pb.VersionResponse(version=request.version)
 
 
+class Slow:
+    """A handler that waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go, self.finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request: Any, remaining: float | None) -> Any:
+        self.begun.set()
+        await self.go.wait()
+        self.finished.set()
+        return b""
+
+
 def made(tmp_path: pathlib.Path, service: Any, max_receive: int = MAX_MESSAGE) -> Server:
     limits = Limits(max_receive, MAX_MESSAGE)
     return Server(str(tmp_path / "inner"), [service], Fake().pages(), lambda table: CallServer(table, limits))
@@ -59,45 +72,31 @@ async def test_both_protocols(tmp_path: pathlib.Path) -> None:
 
 
 async def test_stop_lets_running_calls_end(tmp_path: pathlib.Path) -> None:
-    begun, go, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def wait(request: Any, remaining: float | None) -> Any:
-        begun.set()
-        await go.wait()
-        finished.set()
-        return b""
-
-    server = made(tmp_path, Scripted(wait))
+    slow = Slow()
+    server = made(tmp_path, Scripted(slow))
     targets = await server.start()
     async with reached(tmp_path, targets) as channel:
         running = asyncio.ensure_future(client.call(channel, "Version"))
-        await begun.wait()
+        await slow.begun.wait()
         stopping = asyncio.ensure_future(server.stop(10))
         await asyncio.sleep(0)
-        go.set()
+        slow.go.set()
         await running
         await stopping
-    assert finished.is_set()
+    assert slow.finished.is_set()
 
 
 async def test_stop_waits_for_flows_without_callers(tmp_path: pathlib.Path) -> None:
-    begun, go, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def wait(request: Any, remaining: float | None) -> Any:
-        begun.set()
-        await go.wait()
-        finished.set()
-        return b""
-
-    server = made(tmp_path, Scripted(wait))
+    slow = Slow()
+    server = made(tmp_path, Scripted(slow))
     targets = await server.start()
     async with reached(tmp_path, targets) as channel:
         running = asyncio.ensure_future(client.call(channel, "RunPodSandbox"))
-        await begun.wait()
+        await slow.begun.wait()
         running.cancel()
-        asyncio.get_running_loop().call_soon(go.set)
+        asyncio.get_running_loop().call_soon(slow.go.set)
         await server.stop(10)
-    assert finished.is_set()
+    assert slow.finished.is_set()
 
 
 async def test_large_messages(tmp_path: pathlib.Path) -> None:

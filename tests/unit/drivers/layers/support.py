@@ -89,6 +89,18 @@ def make_image(name: str, tars: Sequence[bytes], **config: object) -> tuple[Remo
     return image, blobs
 
 
+def oci_layout(directory: Path, image: RemoteImage, blobs: Sequence[Blob]) -> str:
+    """The image as an OCI layout, for skopeo to read; its transport name."""
+    where = directory / "blobs/sha256"
+    where.mkdir(parents=True)
+    for data in (image.manifest, image.config, *(b.data for b in blobs)):
+        (where / digest(data)[7:]).write_bytes(data)
+    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    entry = {"mediaType": image.manifest_type, "digest": image.manifest_digest, "size": len(image.manifest)}
+    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return f"oci:{directory}"
+
+
 def _feed(fd: int, data: bytes) -> None:
     try:
         with open(fd, "wb") as f:
