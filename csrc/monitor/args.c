@@ -145,12 +145,17 @@ static int out_of_range(int r, char *text) {
         return r;
 }
 
+/* Help is an answer at once, whatever comes behind it. */
+static bool asks_for_help(const char *word) {
+        return strcmp(word, "--help") == 0 || strcmp(word, "--help-all") == 0;
+}
+
 static int parse_long(struct pending *to, int argc, char **argv, int *i, char *text) {
         const char *arg = argv[*i] + 2, *eq = strchr(arg, '=');
         size_t n = eq ? (size_t) (eq - arg) : strlen(arg);
         for (int k = 0; k < NOPTIONS; k++) {
                 const struct option *o = &options[k];
-                if (strlen(o->name) != n || memcmp(o->name, arg, n) != 0)
+                if (strlen(o->name) != n || memcmp(o->name, arg, n) != 0 || o->offset == AT(help))
                         continue;
                 char shown[64] = "--";
                 memcpy(shown + 2, o->name, n + 1);
@@ -168,6 +173,10 @@ static int parse_short(struct pending *to, int argc, char **argv, int *i, char *
         bool taken = false; /* the next argument already is a value */
         for (const char *p = bundle + 1; *p; p++) {
                 const struct option *o = NULL;
+                if (*p == 'h' || *p == '?') {
+                        to->a->help = true;
+                        return 0;
+                }
                 for (int k = 0; k < NOPTIONS && !o; k++)
                         if (options[k].letter == *p)
                                 o = &options[k];
@@ -194,11 +203,13 @@ static int parse_short(struct pending *to, int argc, char **argv, int *i, char *
 int pc_args_parse(int argc, char **argv, const char **pool, struct pc_args *ret, char text[PC_ARGS_TEXT]) {
         struct pc_args a = {.log_size_max = -1, .log_total_max = -1, .log_max_files = 1};
         struct pending to = {&a, pool, 0};
-        for (int i = 1; i < argc; i++) {
+        for (int i = 1; i < argc && !a.help; i++) {
                 if (strcmp(argv[i], "--") == 0)
                         break;
                 int r = 0;
-                if (argv[i][0] == '-' && argv[i][1] == '-')
+                if (asks_for_help(argv[i]))
+                        a.help = true;
+                else if (argv[i][0] == '-' && argv[i][1] == '-')
                         r = parse_long(&to, argc, argv, &i, text);
                 else if (argv[i][0] == '-' && argv[i][1] != '\0')
                         r = parse_short(&to, argc, argv, &i, text);
@@ -244,6 +255,10 @@ int pc_args_check(const struct pc_args *a, char text[PC_ARGS_TEXT]) {
                 return fail(text, "Container UUID not provided. Use --cuuid", NULL, NULL, NULL);
         if (!a->runtime)
                 return fail(text, "Runtime path not provided. Use --runtime", NULL, NULL, NULL);
+        return 0;
+}
+
+int pc_args_check_job(const struct pc_args *a, char text[PC_ARGS_TEXT]) {
         if (a->exec && !a->exec_process_spec)
                 return fail(text, "Exec process spec path not provided. Use --exec-process-spec", NULL, NULL, NULL);
         if (a->exit_delay < 0)

@@ -28,11 +28,13 @@ struct pc_args {
 
 #define PC_ARGS_TEXT 512
 
-/* Parse argv[1..argc). pool takes the list members: argc pointers. 0, or -EINVAL with one line in text. */
+/* Parse argv[1..argc), up to a word that asks for help. pool takes the list members: argc pointers. 0, or -EINVAL with
+ * one line in text. */
 int pc_args_parse(int argc, char **argv, const char **pool, struct pc_args *ret, char text[PC_ARGS_TEXT]);
 
-/* What conmon checks before it looks at the host. 0, or -EINVAL with one line in text. */
+/* What conmon checks before it looks for the runtime, and after that. 0, or -EINVAL with one line in text. */
 int pc_args_check(const struct pc_args *a, char text[PC_ARGS_TEXT]);
+int pc_args_check_job(const struct pc_args *a, char text[PC_ARGS_TEXT]);
 
 /* Where the log goes. path points into the argument, which is not changed. */
 struct pc_log_choice {

@@ -74,10 +74,6 @@ static void prepare(struct pc_mon *m) {
         static char cwd[PATH_MAX], pidfile[PATH_MAX];
         const struct pc_args *a = m->args;
         struct pc_err err;
-        if (access(a->runtime, X_OK) < 0) {
-                (void) pc_fail_errno(&err, "Runtime path is not valid:", a->runtime);
-                die(m, &err);
-        }
         m->bundle = a->bundle;
         m->pidfile = a->container_pidfile;
         if ((!m->bundle && !a->exec) || !m->pidfile) {
@@ -282,7 +278,11 @@ int main(int argc, char **argv) {
         struct pc_mon *m = &mon;
         struct pc_err err;
         init(m, &args, memory, clients);
-        if (pc_args_log(&args, &m->log, text) < 0)
+        if (access(args.runtime, X_OK) < 0) {
+                (void) pc_fail_errno(&err, "Runtime path is not valid:", args.runtime);
+                die(m, &err);
+        }
+        if (pc_args_check_job(&args, text) < 0 || pc_args_log(&args, &m->log, text) < 0)
                 refuse("[conmon:e]: ", text);
 
         (void) umask(022);

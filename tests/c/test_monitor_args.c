@@ -84,6 +84,18 @@ static void all(void) {
            "lists keep their order, mixed as they may come");
 }
 
+static void asked_for_help(void) {
+        ok(PARSE("-h") == 0 && a.help && PARSE("-?") == 0 && a.help && PARSE("--help") == 0 && a.help &&
+               PARSE("--help-all") == 0 && a.help,
+           "every way to ask for help");
+        ok(PARSE("-th", "--foo") == 0 && a.help && a.terminal && PARSE("--help", "-T", "x") == 0 && a.help &&
+               PARSE("-rhl") == -EINVAL && PARSE("-rhl", "x") == 0 && a.help,
+           "what comes behind it is not looked at");
+        ok(PARSE("--foo", "--help") == -EINVAL, "what comes before is");
+        ok(PARSE("-c", "--help") == 0 && !a.help && PARSE("--", "--help") == 0 && !a.help, "a value is none");
+        ok(refused(PARSE("--help="), "Unknown option --help="), "it takes no =");
+}
+
 static void refusals(void) {
         ok(refused(PARSE("--foo"), "Unknown option --foo"), "unknown long option");
         ok(refused(PARSE("--foo=x"), "Unknown option --foo=x"), "with a value");
@@ -115,12 +127,13 @@ static void checks(void) {
         PARSE("-c", "x", "-u", "y");
         ok(refused(pc_args_check(&a, text), "Runtime path not provided. Use --runtime"), "no runtime");
         PARSE("-c", "x", "-u", "y", "-r", "/r");
-        ok(pc_args_check(&a, text) == 0, "enough for a container");
+        ok(pc_args_check(&a, text) == 0 && pc_args_check_job(&a, text) == 0, "enough for a container");
         PARSE("-c", "x", "-e", "-r", "/r");
-        ok(refused(pc_args_check(&a, text), "Exec process spec path not provided. Use --exec-process-spec"),
+        ok(pc_args_check(&a, text) == 0 &&
+               refused(pc_args_check_job(&a, text), "Exec process spec path not provided. Use --exec-process-spec"),
            "exec without process");
         PARSE("-c", "x", "-e", "-r", "/r", "--exec-process-spec", "/p");
-        ok(pc_args_check(&a, text) == 0, "enough for an exec");
+        ok(pc_args_check(&a, text) == 0 && pc_args_check_job(&a, text) == 0, "enough for an exec");
         PARSE("-c", "x", "-e", "-r", "/r", "--exec-process-spec", "/p", "--api-version");
         ok(refused(pc_args_check(&a, text), "Container UUID not provided. Use --cuuid"), "the newer exec needs a uuid");
         PARSE("-c", "x", "-e", "--restore", "/c");
@@ -131,7 +144,8 @@ static void checks(void) {
         ok(refused(pc_args_check(&a, text), "Attach can only be specified for a non-legacy exec session"),
            "attach with old exec");
         PARSE("-c", "x", "-u", "y", "-r", "/r", "--exit-delay", "-1");
-        ok(refused(pc_args_check(&a, text), "Delay before invoking exit command must be greater than or equal to 0"),
+        ok(refused(pc_args_check_job(&a, text),
+                   "Delay before invoking exit command must be greater than or equal to 0"),
            "negative delay");
         PARSE("-c", "x", "-u", "y", "-r", "/r", "--log-level", "loud");
         ok(refused(pc_args_check(&a, text), "No such log level loud"), "unknown level");
@@ -186,6 +200,7 @@ static void help(void) {
 int main(void) {
         forms();
         all();
+        asked_for_help();
         refusals();
         checks();
         logs();

@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                         inside(strings[i]);
                 if (n >= argc)
                         abort();
-                if (pc_args_check(&a, text) < 0)
+                if (pc_args_check(&a, text) < 0 || pc_args_check_job(&a, text) < 0)
                         one_line(text);
                 else if (!a.cid) /* main() has refused it by now */
                         inside(a.cid);

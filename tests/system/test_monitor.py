@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import random
 import re
 import select
 import signal
@@ -363,6 +364,69 @@ def test_bad_command_lines_are_refused_alike(arguments: list[str]) -> None:
         texts.append(re.sub(r"^\[conmon:e\]:? ?", "", text))
     words = [set(re.findall(r"\w{4,}", text.lower())) for text in texts]
     assert words[0] & words[1], texts
+
+
+FLAGS = (
+    "--api-version", "--exec", "--exec-attach", "--full-attach", "--leave-stdin-open", "--no-new-keyring", "--no-pivot",
+    "--no-sync-log", "--replace-listen-pid", "--stdin", "--sync", "--syslog", "--systemd-cgroup", "--terminal",
+)  # fmt: skip
+VALUED = (
+    "--bundle", "--cid", "--conmon-pidfile", "--container-pidfile", "--cuuid", "--exec-process-spec", "--exit-command",
+    "--exit-command-arg", "--exit-delay", "--exit-dir", "--log-global-size-max", "--log-level", "--log-path",
+    "--log-size-max", "--log-tag", "--name", "--persist-dir", "--restore", "--runtime", "--runtime-arg",
+    "--runtime-opt", "--sdnotify-socket", "--socket-dir-path", "--timeout",
+)  # fmt: skip
+VALUES = (
+    "", "x", "0123456789abcd", "/no/such", "1", "-1", "0", "5x", " 5", "0x10", "99999999999999999999", "2147483648",
+    "-9223372036854775809", "none", "journald", "k8s-file:/no/such/x", "foo:bar", "debug", "loud", "--sync", "--",
+    "a=b",
+)  # fmt: skip
+ODD = (
+    "--foo", "-Z", "--", "-", "word", "--cid=", "--bundl", "--no-", "---cid", "--log-path=", "-?", "--help-all",
+    "--help", "--help=", "--sync=no", "--exec=1", "--pidfile", "-h",
+)  # fmt: skip
+
+
+def some_command_line(chance: random.Random) -> list[str]:
+    """Options as they may come, with a runtime that cannot be run, so that none gets far."""
+    words: list[str] = []
+    if chance.random() < 0.6:
+        words += ["-c", "cid0123456789ab", "-u", "u", "-r", chance.choice(("/no/such", "/etc/passwd"))]
+    for _ in range(chance.randrange(8)):
+        kind, option, value = chance.random(), chance.choice(VALUED), chance.choice(VALUES)
+        if kind < 0.12:
+            words.append("-" + "".join(chance.choices("bcPpue0lnristTxZh", k=chance.randrange(1, 4))))
+        elif kind < 0.2:
+            words.append(chance.choice(ODD))
+        elif kind < 0.45:
+            words.append(chance.choice(FLAGS) + chance.choice(("", "", "=1", "=")))
+        else:
+            words += chance.choice(([f"{option}={value}"], [option, value], [option]))
+    return words
+
+
+def refusal(program: pathlib.Path, arguments: list[str]) -> tuple[int, str]:
+    result = subprocess.run(
+        [program, *arguments], capture_output=True, check=False, timeout=20, stdin=subprocess.DEVNULL
+    )
+    text = (result.stdout + result.stderr).decode()
+    if text.startswith("Usage:"):
+        return result.returncode, "help"
+    # How a line begins, a colon before the reason, and the quotes that a C locale lacks: no more may differ.
+    text = re.sub(r"^\[?conmon(:e\])?:? ", "", text).replace("option parsing failed: ", "")
+    text = re.sub(
+        r"^Runtime path (is not valid: )?(.*?):? (is not valid )?(?=No such|Permission)", r"runtime \2 ", text
+    )
+    return result.returncode, re.sub("[“”]", "?", text).strip().lower()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_command_line_is_refused_alike(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(40):
+        arguments = some_command_line(chance)
+        ours, theirs = refusal(OURS, arguments), refusal(CONMON, arguments)
+        assert ours == theirs, arguments
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
