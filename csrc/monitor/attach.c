@@ -184,8 +184,6 @@ void pc_attach_client(struct pc_mon *m, int slot, uint32_t events) {
         if (events & EPOLLIN && c->reading && wants_input(m)) {
                 ssize_t n = recv(c->fd, m->stdin_buf, PC_STDIN_CAP, MSG_DONTWAIT);
                 if (n > 0) {
-                        m->warm = true;
-                        m->cool_deadline = pc_now_ms() + 1000;
                         m->stdin_off = 0;
                         m->stdin_len = m->stdin_fd >= 0 ? (size_t) n : 0; /* no stdin: taken and dropped */
                         pump_stdin(m);

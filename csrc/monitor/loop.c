@@ -98,7 +98,10 @@ static void on_signal(struct pc_mon *m) {
 
 static void dispatch(struct pc_mon *m, const struct epoll_event *e) {
         int slot = (int) (e->data.u32 >> 8);
-        switch ((enum pc_event)(e->data.u32 & 0xff)) {
+        enum pc_event kind = (enum pc_event)(e->data.u32 & 0xff);
+        if (kind != EV_STDOUT && kind != EV_STDERR) /* these know best themselves */
+                pc_stream_cool_later(m);
+        switch (kind) {
         case EV_SIGNAL:
                 on_signal(m);
                 break;

@@ -205,8 +205,10 @@ static void serve(struct pc_mon *m) {
         if (m->container_done)
                 m->container = -1;
         m->hold = false;
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++) {
+                pc_stream_show(m, i);
                 pc_stream_emit(m, i, m->in[i].fd < 0);
+        }
         if (m->in[0].len || m->in[1].len)
                 m->tail_deadline = pc_now_ms();
         if (m->args->timeout > 0)

@@ -16,9 +16,10 @@
 
 struct pc_stream_in {
         int fd;
-        char *buf;  /* PC_STREAM_CAP */
-        size_t len; /* bytes held in buf */
-        size_t fed; /* of these, already given to the journal */
+        char *buf;      /* PC_STREAM_CAP */
+        size_t len;     /* bytes held in buf */
+        size_t fed;     /* of these, already given to the journal */
+        size_t unshown; /* the last of these, not yet given to attached clients */
         bool tty, watched;
         bool grown;        /* the pipe was made larger for a flood of output */
         int64_t last, nap; /* monotonic ns of the last read; ns to wait after one */
@@ -132,6 +133,8 @@ void pc_oom_final(struct pc_mon *m);
 /* stream.c: container output to logs and clients */
 void pc_stream_event(struct pc_mon *m, int which);
 void pc_stream_due(struct pc_mon *m, int64_t now_ns); /* streams that are let fill up and whose time has come */
+void pc_stream_cool_later(struct pc_mon *m);          /* something was done: memory goes back after a quiet time */
+void pc_stream_show(struct pc_mon *m, int which);     /* what was kept from attached clients; before it is emitted */
 void pc_stream_emit(struct pc_mon *m, int which, bool flush);
 void pc_stream_watch(struct pc_mon *m, bool on);
 void pc_stream_drain(struct pc_mon *m);

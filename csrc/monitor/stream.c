@@ -77,6 +77,20 @@ static void open_relay(struct pc_mon *m) {
         (void) fcntl(m->relay[0], F_SETPIPE_SZ, PIPE_GROWN);
 }
 
+void pc_stream_cool_later(struct pc_mon *m) {
+        m->warm = true;
+        if (!m->cool_deadline)
+                m->cool_deadline = pc_now_ms() + COOL_MS;
+}
+
+void pc_stream_show(struct pc_mon *m, int which) {
+        struct pc_stream_in *in = &m->in[which];
+        size_t n = in->unshown;
+        in->unshown = 0;
+        if (n > 0 && m->fan.open > 0 && pc_fan_push(&m->fan, (char) (which + 2), in->buf + in->len - n, n))
+                pc_attach_watch(m);
+}
+
 /* One read. Bytes, 0 at the end of the stream, -EAGAIN when there is nothing now. */
 static ssize_t take(struct pc_mon *m, int which) {
         struct pc_stream_in *in = &m->in[which];
@@ -92,11 +106,10 @@ static ssize_t take(struct pc_mon *m, int which) {
         if (n == 0)
                 return 0;
         m->warm = true;
-        if (m->fan.open > 0) {
-                if (pc_fan_push(&m->fan, (char) (which + 2), in->buf + in->len, (size_t) n))
-                        pc_attach_watch(m);
-        }
         in->len += (size_t) n;
+        in->unshown += (size_t) n;
+        if (!m->hold)
+                pc_stream_show(m, which);
         return n;
 }
 
@@ -152,9 +165,12 @@ void pc_stream_event(struct pc_mon *m, int which) {
                         close_stream(m, in);
                         break;
                 }
-                /* While the runtime works, what it says is kept: it may be the reason of a failure. */
-                if (!m->hold || in->len == PC_STREAM_CAP)
+                /* While the runtime works, what it says is kept: it may be the reason of a failure, and then belongs
+                 * into the report and not before the user's eyes. */
+                if (!m->hold || in->len == PC_STREAM_CAP) {
+                        pc_stream_show(m, which);
                         pc_stream_emit(m, which, false);
+                }
                 if (m->fan.open > 0)
                         check_stall(m);
                 if (!in->tty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -163,7 +165,7 @@ def exec_arguments(rig: Rig, process: dict[str, object], *extra: str) -> list[st
     spec = rig.base / "process.json"
     spec.write_text(json.dumps({"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"], **process}))
     return [
-        *("-c", rig.name, "-n", "name", "-r", RUNC, "--runtime-arg", rig.root_argument, "-e"),
+        *("-c", rig.name, "-n", "name", "-r", rig.runtime, "--runtime-arg", rig.root_argument, "-e"),
         *("-p", str(rig.base / "exec-pid"), "-l", str(rig.base / "exec-log"), "--exec-process-spec", str(spec)),
         *("--socket-dir-path", str(rig.base / "socks"), "--log-level", "info", *extra),
     ]
@@ -660,12 +662,28 @@ def test_passthrough(ours: Rig) -> None:
     assert process.stdout.read() == b"straight\n"
 
 
-def test_exec_attach(ours: Rig) -> None:
-    ours.prepare("echo ready; sleep 100")
-    ours.run()
-    ours.wait_log(b"ready")
-    bundle = ours.base / "exec"
+@dataclass
+class Session:
+    """An exec with an attached user: the monitor waits for them before the runtime is started."""
+
+    client: socket.socket
+    start: int
+    sync: int
+
+    def go(self) -> None:
+        os.write(self.start, b"\0")
+
+    def reports(self) -> list[dict[str, object]]:
+        """What the monitor says until it ends."""
+        with open(self.sync, "rb", closefd=False) as sync:
+            return [json.loads(line) for line in sync]
+
+
+@contextlib.contextmanager
+def exec_session(rig: Rig, args: list[str], *extra: str) -> Iterator[Session]:
+    bundle = rig.base / "exec"
     bundle.mkdir()
+    (rig.base / "exits2").mkdir()
     attach_read, attach_write = os.pipe()
     start_read, start_write = os.pipe()
     sync_read, sync_write = os.pipe()
@@ -674,34 +692,82 @@ def test_exec_attach(ours: Rig) -> None:
         "_OCI_STARTPIPE": str(start_read),
         "_OCI_ATTACHPIPE": str(attach_write),
     }
-    arguments = exec_arguments(ours, {"args": ["sh", "-c", "echo hi; cat"]}, "-i", "-u", "session", "-b", str(bundle))
+    directory = ("--exit-dir", str(rig.base / "exits2"))
+    arguments = exec_arguments(rig, {"args": args}, "-u", "session", "-b", str(bundle), *extra)
     process = subprocess.Popen(
-        [OURS, *arguments, "--api-version", "--exec-attach", "--exit-dir", str(ours.base / "exits2"), "--full-attach"],
+        [rig.program, *arguments, "--api-version", "--exec-attach", "--full-attach", *directory],
         env={**os.environ, **environment},
         pass_fds=[attach_write, start_read, sync_write],
     )
     for fd in (attach_write, start_read, sync_write):
         os.close(fd)
-    (ours.base / "exits2").mkdir()
-    os.write(start_write, b"\0")
-    assert process.wait(20) == 0
-    wait_for(attach_read)
-    assert os.read(attach_read, 100) == b'{"data": 0}\n'
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.settimeout(20)
-    client.connect(str(bundle / "attach"))
-    os.write(start_write, b"\0")
-    packets(client, b"hi\n")
-    client.send(b"typed")
-    client.shutdown(socket.SHUT_WR)
-    assert packets(client)[2] == b"typed"
-    client.close()
-    with open(sync_read, "rb") as sync:
-        lines = [json.loads(line) for line in sync]
-    assert lines[0]["data"] > 0
-    assert lines[1] == {"data": 0}
-    os.close(attach_read)
-    os.close(start_write)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(20)
+        try:
+            os.write(start_write, b"\0")
+            assert process.wait(20) == 0
+            wait_for(attach_read)
+            assert os.read(attach_read, 100) == b'{"data": 0}\n'
+            client.connect(str(bundle / "attach"))
+            yield Session(client, start_write, sync_read)
+        finally:
+            for fd in (attach_read, start_write, sync_read):
+                os.close(fd)
+
+
+def test_exec_attach(rig: Rig) -> None:
+    rig.prepare("echo ready; sleep 100")
+    rig.run()
+    rig.wait_log(b"ready")
+    with exec_session(rig, ["sh", "-c", "echo hi; cat"], "-i") as session:
+        session.go()
+        packets(session.client, b"hi\n")
+        session.client.send(b"typed")
+        session.client.shutdown(socket.SHUT_WR)
+        assert packets(session.client)[2] == b"typed"
+        first, second = session.reports()
+    assert isinstance(first["data"], int)
+    assert first["data"] > 0
+    assert second == {"data": 0}
+
+
+def test_failed_exec_is_told_once(rig: Rig) -> None:
+    """The runtime's words go to the caller, who tells the user; not before the user's eyes as well."""
+    rig.prepare("echo ready; sleep 100")
+    rig.run()
+    rig.wait_log(b"ready")
+    with exec_session(rig, ["/no/such"]) as session:
+        session.go()
+        with contextlib.suppress(ConnectionResetError):  # conmon has not taken the user in by then
+            assert packets(session.client) == {2: b"", 3: b""}
+        (report,) = session.reports()
+    assert report["data"] == -1
+    assert "/no/such" in str(report["message"])
+
+
+def test_output_of_an_exec_before_the_runtime_ends(ours: Rig) -> None:
+    """It is kept until it is known that there is a process, and then shown whole and in order."""
+    slow = ours.base / "slow"
+    slow.write_text(f'#!/bin/sh\n{RUNC} "$@" || exit\ncase "$*" in *exec*) read x < {ours.base}/go;; esac\n')
+    slow.chmod(0o755)
+    ours.prepare("echo ready; sleep 100")
+    ours.run()
+    ours.wait_log(b"ready")
+    ours.runtime = str(slow)
+    fifos = (ours.base / "go", ours.bundle / "rootfs" / "tmp" / "done")
+    for path in fifos:
+        os.mkfifo(path)
+    go, done = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in fifos)
+    ours.closers += (go, done)
+    with exec_session(ours, ["sh", "-c", "seq 1 30000; echo x > /tmp/done; echo end; cat"], "-i") as session:
+        session.go()
+        wait_for(done)  # nearly all was written, and the runtime still is there
+        assert os.read(done, 10) == b"x\n"
+        os.write(go, b"\n")
+        text = packets(session.client, b"end\n")[2]
+        session.client.shutdown(socket.SHUT_WR)
+        assert packets(session.client) == {2: b"", 3: b""}
+    assert text == b"".join(b"%d\n" % n for n in range(1, 30001)) + b"end\n"
 
 
 def test_idle_monitor_gives_its_buffers_back(ours: Rig) -> None:

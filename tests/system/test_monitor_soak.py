@@ -128,3 +128,24 @@ def test_a_day_leaves_nothing_behind(ours: Rig, tty: bool) -> None:
         block = seen[1 + hour * per_hour : 1 + (hour + 1) * per_hour]
         assert block[-1] == b"end %d" % hour
         assert [line.split(b" the ")[0] for line in block[:-1]] == [b"%d %d" % (hour, n) for n in range(LINES)]
+
+
+def test_requests_to_an_idle_monitor(ours: Rig) -> None:
+    """What comes after the output has cooled down costs memory for a moment as well, and gives it back as well."""
+    ours.prepare("seq 1 20000; echo end; read x", tty=True)
+    ours.create()
+    user = ours.attach()
+    ours.start()
+    packets(user, b"end\r\n")
+    before = weigh(ours.monitor_pid)
+    for _ in range(5):
+        ours.control(b"2 0 0\n1 30 90\nno such thing\n" + b"x" * 4000 + b"\n")
+        ours.attach().close()
+        user.send(b"x")
+        packets(user, b"x")  # the terminal's echo
+    after = weigh(ours.monitor_pid)
+    user.close()
+    ours.runc("kill", ours.name, "KILL")
+    assert ours.exit_code() == 137
+    assert after.dirty <= before.dirty + 4
+    assert (after.size, after.maps, after.fds) == (before.size, before.maps, before.fds)
