@@ -200,6 +200,83 @@ def test_restart_always_until_stopped(podman: Podman) -> None:
     podman("rm", "-f", "ra")
 
 
+def test_restart_unless_stopped(podman: Podman) -> None:
+    """Each life says so in one fifo and ends by the other; the stop that the user asks for is the end of all."""
+    shared = podman.base / "us"
+    shared.mkdir()
+    for name in ("lives", "end"):
+        os.mkfifo(shared / name)
+    lives, end = (os.open(shared / name, os.O_RDWR) for name in ("lives", "end"))
+    script = "echo life > /d/lives; read x < /d/end"
+    podman.detached("us", "--restart", "unless-stopped", "-v", f"{shared}:/d", "bb", "sh", "-c", script)
+    try:
+        for _ in range(3):
+            assert select.select([lives], [], [], 60)[0]
+            assert os.read(lives, 100) == b"life\n"
+            os.write(end, b"\n")
+        assert select.select([lives], [], [], 60)[0]
+    finally:
+        podman("stop", "-t", "0", "us")
+        os.close(lives)
+        os.close(end)
+    assert podman.inspect("us")["State"]["Status"] == "exited"
+    podman("rm", "-f", "us")
+
+
+def test_started_again_with_its_output(podman: Podman) -> None:
+    podman("create", "--name", "sa", "--network", "none", "bb", "sh", "-c", "echo out; echo err >&2; exit 4")
+    for _ in range(2):
+        result = podman("start", "-a", "sa", code=4)
+        assert (result.stdout, result.stderr) == (b"out\n", b"err\n")
+    assert podman("logs", "sa").stdout == b"out\n" * 2
+    assert podman("logs", "--tail", "1", "sa").stderr == b"err\n"
+    podman("rm", "sa")
+
+
+def test_restarted_paused_and_ended_in_time(podman: Podman) -> None:
+    podman.detached("rp", "bb", "sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 1; done")
+    podman("restart", "-t", "10", "rp")
+    podman("pause", "rp")
+    podman("unpause", "rp")
+    podman("stop", "-t", "10", "rp")
+    assert podman.inspect("rp")["State"]["ExitCode"] == 3
+    assert podman("logs", "rp").stdout == b"up\n" * 2
+    podman("rm", "-f", "rp")
+    podman("run", "--timeout", "1", "--name", "to", "--network", "none", "bb", "sleep", "1000", code=255)
+    assert podman.inspect("to")["State"]["Running"] is False
+    podman("rm", "-f", "to")
+
+
+def test_output_that_is_passed_through(podman: Podman) -> None:
+    assert podman.run("--log-driver", "passthrough", "bb", "echo", "through") == b"through\n"
+
+
+def test_descriptors_that_are_kept(podman: Podman) -> None:
+    """--preserve-fds: from podman through the monitor and the runtime to the container."""
+    text = podman.base / "kept"
+    text.write_bytes(b"kept open\n")
+    options = ("--rm", "--network", "none", "--preserve-fds", "1")
+    command = podman.command("run", *options, "bb", "sh", "-c", "cat <&3")
+    shell = ["sh", "-c", f'exec 3< {text}; exec "$@"', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, check=True, timeout=60, env=podman.environment)
+    assert done.stdout == b"kept open\n"
+
+
+def test_exec_takes_much_input_and_its_place(podman: Podman) -> None:
+    podman.detached("ei", "bb", "sleep", "1000")
+    data = b"0123456789abcde\n" * 200_000
+    assert podman("exec", "-i", "ei", "cat", stdin=data).stdout == data
+    where = podman("exec", "-u", "12", "-e", "A=b", "-w", "/bin", "ei", "sh", "-c", "echo $A $PWD")
+    assert where.stdout == b"b /bin\n"
+    podman("rm", "-f", "-t", "0", "ei")
+
+
+def test_container_of_a_pod(podman: Podman) -> None:
+    podman("pod", "create", "--infra=false", "--name", "pp")
+    assert podman("run", "--rm", "--pod", "pp", "bb", "echo", "in a pod").stdout == b"in a pod\n"
+    podman("pod", "rm", "-f", "pp")
+
+
 def test_removed_at_its_end(podman: Podman) -> None:
     """run -d --rm: the monitor's exit command is what removes it."""
     podman.detached("rm", "--rm", "bb", "true")
