@@ -332,11 +332,16 @@ def test_attached_user_detaches_and_signals_pass(podman: Podman) -> None:
         process.wait()
     assert podman.inspect("dk")["State"]["Status"] == "running"
     podman("rm", "-f", "-t", "0", "dk")
-    script = "trap 'exit 5' TERM; echo up; while :; do sleep 1; done"
-    command = podman.command("run", "--rm", "--network", "none", "bb", "sh", "-c", script)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=podman.environment) as process:
+    # podman takes signals as its own until a moment after it has shown the first output, so it has to prove more.
+    script = "trap 'exit 5' TERM; while read x; do echo up; done"
+    command = podman.command("run", "--rm", "-i", "--network", "none", "bb", "sh", "-c", script)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, env=podman.environment) as process:
+        assert process.stdin
         assert process.stdout
-        assert process.stdout.readline() == b"up\n"
+        for _ in range(3):
+            process.stdin.write(b"\n")
+            assert process.stdout.readline() == b"up\n"
         process.terminate()
         assert process.wait(30) == 5
 
