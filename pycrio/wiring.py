@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import os
 import shutil
@@ -250,16 +251,24 @@ async def make_handlers(config: Config) -> Handlers:
     """The usable handlers. One that is unusable is left out with a warning; for the default one it is an error."""
     default = config.text("crio.runtime.default_runtime")
     found: dict[str, Handler] = {}
-    for name, conf in config.handlers.items():
+    faults: list[str] = []
+
+    async def add(name: str, conf: HandlerConf) -> None:
         try:
             found[name] = await probe(make_handler(name, conf, config))
         except ConfigError as e:
             if name == default:
-                raise
-            log.warning("Runtime handler is unusable, left out", handler=name, error=str(e))
+                faults.extend(e.faults)
+            else:
+                log.warning("Runtime handler is unusable, left out", handler=name, error=str(e))
+
+    # All at once: each is asked by running it, and one that hangs must not delay the others.
+    await asyncio.gather(*(add(name, conf) for name, conf in config.handlers.items()))
+    if faults:
+        raise ConfigError(faults)
     if default not in found:
         raise ConfigError([f"crio.runtime.default_runtime {default!r} is not among the runtimes"])
-    return Handlers(found, default)
+    return Handlers({name: found[name] for name in config.handlers if name in found}, default)
 
 
 def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:

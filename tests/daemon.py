@@ -104,11 +104,15 @@ class Daemon:
         command = [sys.executable, *self.program, "-c", f"{self.dir}/crio.conf", "-d", f"{self.dir}/conf.d"]
         command += ["--registries-conf", f"{self.dir}/registries.conf", *flags]
         with open(f"{self.dir}/log", "ab") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, cwd=ROOT, env={**os.environ, **self.env, "PYTHONPATH": str(ROOT)}
-            )
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=self._environ())
         if wait:
             self.wait()
+
+    def _environ(self) -> dict[str, str]:
+        """Compiled modules are kept, as pip keeps those of an installed package: to compile is half of a start."""
+        environ = {**os.environ, **self.env, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": f"{ROOT}/build/pycache"}
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        return environ
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait for the socket, or raise with the log when the daemon ends instead."""
