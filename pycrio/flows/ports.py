@@ -391,6 +391,9 @@ class Cgroups(Protocol):
     async def processes(self, path: str) -> Sequence[int]:
         """Pids in a group and below; empty when it is gone."""
 
+    async def thaw(self, path: str) -> bool:
+        """Let a group and those below it run; True when one was frozen, by whomever."""
+
     async def sweep(self, valid: Sequence[str]) -> None:
         """Remove empty groups of pods and containers (``crio-<id>``) whose id is not in ``valid``."""
 

@@ -133,6 +133,7 @@ class FakeCgroups:
         self.pods: set[str] = set()
         self.readings: CgroupStats | None = CgroupStats(7, CpuUsage(10), MemoryUsage(100, 80, 50), pids=1)
         self.pids: list[int] = []
+        self.frozen: set[str] = set()
 
     def driver(self) -> str:
         return "cgroupfs"
@@ -164,6 +165,11 @@ class FakeCgroups:
 
     async def processes(self, path: str) -> Sequence[int]:
         return self.pids
+
+    async def thaw(self, path: str) -> bool:
+        await self._script.at("cgroups.thaw")
+        found, self.frozen = path in self.frozen, self.frozen - {path}
+        return found
 
     async def sweep(self, valid: Sequence[str]) -> None:
         self.pods &= set(valid)

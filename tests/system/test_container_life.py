@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import pathlib
 import signal
+import subprocess
 import threading
 import time
 from typing import Any
@@ -14,6 +15,7 @@ import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
+from tests.isolation import CGROUPS
 from tests.system.conftest import Pushed
 from tests.system.node import Node, eventually, refused, secured
 
@@ -138,6 +140,27 @@ def test_a_later_stop_shortens_an_earlier_one(node: Node, pod: str) -> None:
             each.result(timeout=20)
     assert node.output(ctr).count("no") == 1
     assert node.status(ctr).exit_code == 137
+
+
+def test_stop_of_what_others_froze(node: Node, pod: str) -> None:
+    """By the runtime, or a container that may freezes a part of itself: on cgroup v1 not even SIGKILL ends that."""
+    polite = node.start(pod, "sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+    node.wait_log(polite, "ready")
+    subprocess.run(["runc", f"--root={node.dir}/rt", "pause", polite], check=True)
+    node.cri.StopContainer(container_id=polite, timeout=30)
+    assert node.status(polite).exit_code == 3  # it was thawed before it was asked
+    deaf = node.start(pod, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+    node.wait_log(deaf, "ready")
+    if not node.isolation.unified:
+        (line,) = (
+            g for g in pathlib.Path(f"/proc/{node.pid_of(deaf)}/cgroup").read_text().splitlines() if ":freezer:" in g
+        )
+        below = pathlib.Path(CGROUPS, "freezer", line.split(":")[2].lstrip("/"), "below")
+        below.mkdir()
+        (below / "cgroup.procs").write_text(str(node.pid_of(deaf)))
+        (below / "freezer.state").write_text("FROZEN")
+    node.cri.StopContainer(container_id=deaf, timeout=0)
+    assert node.status(deaf).exit_code == 137
 
 
 def test_stop_of_what_is_not_running(node: Node, pod: str) -> None:

@@ -132,6 +132,10 @@ class Cgroups:
         """Pids in a group and below; empty when it is gone."""
         return await self._at(self.directory(path), "read", self.tree.processes)
 
+    async def thaw(self, path: str) -> bool:
+        """Let a group and those below it run; True when one was frozen."""
+        return await self._at(self.directory(path), "thawed", self.tree.thaw)
+
     async def stats(self, path: str) -> CgroupStats | None:
         """Readings of a group; None when it is gone."""
         return await offload("mount", read_stats, self.tree, self.directory(path))

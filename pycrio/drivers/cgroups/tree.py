@@ -90,6 +90,23 @@ class Tree:
         found.discard(0)  # processes of other pid namespaces
         return sorted(found)
 
+    def thaw(self, directory: str) -> bool:
+        """Let the group and those below it run; True when one was frozen (v1: freezer.state, v2: cgroup.freeze)."""
+        top = self.path("freezer", directory)
+        name, frozen, run = ("cgroup.freeze", b"1", "0") if self.unified else ("freezer.state", b"FR", "THAWED")
+        found = False
+        for path in () if top is None else _below(top):
+            try:
+                with open(os.path.join(path, name), "r+b", buffering=0) as f:
+                    if f.read(2).strip() == frozen:
+                        f.seek(0)
+                        f.write(run.encode())
+                        found = True
+            except OSError as e:
+                if e.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
+        return found
+
     def named(self, prefix: str) -> list[str]:
         """Groups whose name begins so, as paths below a hierarchy's root."""
         found: set[str] = set()

@@ -60,6 +60,7 @@ async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
             if await host.processes.wait_gone(container.pid, container.pid_start_time, pause):
                 break
             waited += pause
+            await _melt(node, container)  # somebody may have frozen it since
             pause = min(pause * 2, LAST_KILL_WAIT)
             if waited > UNINTERRUPTIBLE_AFTER:
                 log.warning("Container does not die; it may be in an uninterruptible sleep", id=container.id)
@@ -87,13 +88,23 @@ async def _wait(live: Live) -> None:
 
 async def _thaw(node: Node, container: ContainerRecord) -> None:
     """A frozen process does not see signals."""
-    if not container.paused:
-        return
     try:
-        await node.host.runtime.pause(node.host.handlers.get(container.handler), container.id, False)
-        node.containers.put(replace(node.containers.get(container.id), paused=False))
+        if container.paused:
+            await node.host.runtime.pause(node.host.handlers.get(container.handler), container.id, False)
+            node.containers.put(replace(node.containers.get(container.id), paused=False))
     except PycrioError as e:
         log.warning("Container could not be thawed before its stop, going on", id=container.id, error=str(e))
+    await _melt(node, container)
+
+
+async def _melt(node: Node, container: ContainerRecord) -> None:
+    """What others froze, an operator by the runtime or a privileged container part of itself, has no record. On
+    cgroup v1 not even SIGKILL ends it."""
+    try:
+        if await node.host.cgroups.thaw(container.cgroup_path):
+            log.warning("Container was frozen, it is thawed to be stopped", id=container.id)
+    except PycrioError as e:
+        log.warning("Cgroup could not be thawed before a stop, going on", id=container.id, error=str(e))
 
 
 def signal_number(name: str) -> int:

@@ -51,6 +51,18 @@ def test_a_busy_group_stays(real: Tree) -> None:
                 break
 
 
+def test_frozen_groups_run_again_with_those_below(real: Tree) -> None:
+    real.make(f"{GROUP}/a/b")
+    name, frozen, runs = ("cgroup.freeze", "1", "0\n") if real.unified else ("freezer.state", "FROZEN", "THAWED\n")
+    states = [pathlib.Path(real.path("freezer", group) or "", name) for group in (f"{GROUP}/a", f"{GROUP}/a/b")]
+    assert not real.thaw(GROUP)
+    for state in states:
+        state.write_text(frozen)
+    assert real.thaw(GROUP)
+    assert [state.read_text() for state in states] == [runs, runs]
+    assert not real.thaw(f"{GROUP}/gone")
+
+
 def test_limits_of_a_group(real: Tree) -> None:
     real.make(GROUP)
     real.limit(GROUP, "0", 512)
@@ -76,6 +88,15 @@ def unified(tmp_path: pathlib.Path) -> Tree:
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
     return Tree(True, {"": str(tmp_path)}, frozenset({"cpu", "memory", "pids"}))
+
+
+def test_frozen_v2_groups_run_again(unified: Tree, tmp_path: pathlib.Path) -> None:
+    freeze = tmp_path / "pod/cgroup.freeze"
+    freeze.parent.mkdir()
+    freeze.write_text("1\n")
+    assert unified.thaw("/pod")
+    assert freeze.read_text() == "0\n"
+    assert not unified.thaw("/pod")
 
 
 def test_controllers_are_handed_down(unified: Tree, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
