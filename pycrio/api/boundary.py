@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 import urllib.parse
 import uuid
@@ -94,6 +95,16 @@ SHIELDED = frozenset(
 )
 """Calls whose flow outlives its caller. PullImage is not among them: the flow itself counts who still waits."""
 
+WANTS = {
+    errno.EMFILE: "the daemon has no file descriptors left, raise LimitNOFILE of its unit",
+    errno.ENFILE: "the machine has no file descriptors left, raise the sysctl fs.file-max",
+    errno.ENOMEM: "the kernel has no memory for it",
+    errno.EAGAIN: "the kernel makes no more processes, threads or locks for the daemon, raise TasksMax of its unit",
+    errno.ENOSPC: "there is no space left, free disk space or inodes",
+    errno.EDQUOT: "the disk quota is used up",
+}
+"""What a machine runs out of, wherever it shows."""
+
 _WORTH_A_WARNING = frozenset({Code.UNKNOWN, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
 _STATUS = "rpc.grpc.status_code"
 _DETAILS = 4096
@@ -106,6 +117,8 @@ def status_of(error: BaseException) -> tuple[Code, str]:
         code = CODES.get(kind)
         if code is not None:
             return code, _details(str(error))
+    if isinstance(error, OSError) and (want := WANTS.get(error.errno or 0)) is not None:
+        return Code.RESOURCE_EXHAUSTED, _details(f"{want}: {error}")
     return Code.INTERNAL, _details(f"unforeseen failure in pycrio, see its log: {type(error).__name__}: {error}")
 
 

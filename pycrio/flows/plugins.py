@@ -51,7 +51,7 @@ class Plugins:
 
     async def run_pod(self, pod: PodRecord, undo: Undo) -> None:
         """Before a pod is shown to anybody; PluginFailure when a plugin refuses it. The caller records the pod next."""
-        undo.push("tell plugins of the pod's end", self._pod_undone, pod)
+        undo.once("tell plugins of the pod's end", self._pod_undone, pod)
         if self._wanted(NriEvent.RUN_POD):
             await self._node.host.nri.pod(NriEvent.RUN_POD, pod)
 
@@ -108,7 +108,7 @@ class Plugins:
             self._made[record.id] = view
             return record
         host = self._node.host
-        undo.push("tell plugins of the container's end", self._container_undone, pod, view)
+        undo.once("tell plugins of the container's end", self._container_undone, pod, view)
         answer = await host.nri.create(pod, view, self._permitted(pod))
         self._made[record.id] = view
         await self._apply(answer)

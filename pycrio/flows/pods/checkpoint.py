@@ -48,10 +48,10 @@ async def checkpoint(
                 for one in captured:
                     capture.in_time(due)
                     path = posixpath.join(output_path, archive_name(one.container))
-                    undo.push("remove archive", node.host.files.remove, path)
+                    undo.once("remove archive", node.host.files.remove, path)
                     await node.host.checkpoints.pack(one.directory, path)
                 capture.in_time(due)
-                undo.push("remove manifest", node.host.files.remove, f"{output_path}/{MANIFEST}")
+                undo.once("remove manifest", node.host.files.remove, f"{output_path}/{MANIFEST}")
                 await node.host.files.write(f"{output_path}/{MANIFEST}", _manifest(pod, captured), 0o600)
             undo.release()
     for one in captured:

@@ -165,7 +165,7 @@ async def _files(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
     owner = (root_of(pod.uid_map), root_of(pod.gid_map))
     # Cancelled, such a call is brought to its end all the same: its undo is there before it.
     if not config.log_directory:
-        undo.push("remove log directory", files.remove, pod.log_directory)
+        undo.once("remove log directory", files.remove, pod.log_directory)
     await files.make_dirs(pod.log_directory, 0o700)
     undo.push("remove run directory", files.remove, posixpath.dirname(pod.run_dir))
     await files.make_dirs(pod.run_dir, 0o711)

@@ -90,7 +90,9 @@ def test_each_class_of_ours_has_a_code() -> None:
         (errors.RuntimeFailure("x"), Code.UNKNOWN),
         (errors.BadImage("x"), Code.UNKNOWN),
         (ValueError("x"), Code.INTERNAL),
-        (OSError(28, "No space left on device"), Code.INTERNAL),
+        (OSError(28, "No space left on device"), Code.RESOURCE_EXHAUSTED),
+        (OSError(24, "Too many open files", "/x"), Code.RESOURCE_EXHAUSTED),
+        (OSError(5, "Input/output error"), Code.INTERNAL),
     ],
 )
 async def test_codes_arrive(serve: Serve, error: Exception, code: Code) -> None:
