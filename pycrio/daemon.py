@@ -31,7 +31,7 @@ from pycrio.errors import ConfigError, PycrioError
 from pycrio.flows import exits, janitor, recover
 from pycrio.flows.node import inspect
 from pycrio.flows.node_state import Node
-from pycrio.lifecycle import markers, notify, profiling, reloading
+from pycrio.lifecycle import markers, memory, notify, profiling, reloading
 from pycrio.obs import log as obslog
 from pycrio.obs.metrics import metrics
 
@@ -109,6 +109,8 @@ class Daemon:
         front.start()
         self._watch(exits.watch(node), "exits")
         self._watch(janitor.watch_monitors(node), "monitors")
+        self._watch(janitor.watch_store(node), "store")
+        self._watch(memory.watch(), "memory")
         self._signals(node, parts)
         # What start-up allocated lives as long as the daemon: no later collection needs to look at it again.
         gc.collect()

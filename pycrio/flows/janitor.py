@@ -1,4 +1,4 @@
-"""In the background: containers whose monitor died, and those whose process ended without a report."""
+"""In the background: containers whose monitor died, those whose process ended without a report, and the store."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pycrio.obs.metrics import metrics
 log = obslog.get("janitor")
 PERIOD = 10.0
 JITTER = 1.0
+STORE_PERIOD = 600.0
 
 
 async def watch_monitors(node: Node) -> None:
@@ -29,6 +30,17 @@ async def watch_monitors(node: Node) -> None:
                     log.warning("Container could not be looked after, going on", id=container.id, error=str(e))
         reported &= {c.id for c in node.containers}
         await asyncio.sleep(PERIOD + random.random() * JITTER)
+
+
+async def watch_store(node: Node) -> None:
+    """Every ten minutes remove what failed removals and programs that died left in the store; until cancelled."""
+    while True:
+        await asyncio.sleep(STORE_PERIOD)
+        try:
+            if removed := await node.host.layers.sweep():
+                log.info("Removed what nobody works on any more from the store", count=removed)
+        except PycrioError as e:
+            log.warning("The store could not be swept, going on", error=str(e))
 
 
 async def _look(node: Node, container: ContainerRecord, reported: set[str]) -> None:

@@ -150,6 +150,9 @@ class Layers(Protocol):
     async def garbage(self) -> int:
         """Remove what crashes left (incomplete layers, staging, temporary files); number of things removed."""
 
+    async def sweep(self) -> int:
+        """Remove staging and deleted files whose owners died or gave up, while others work; number removed."""
+
 
 class Rootfs(Protocol):
     """Writable root file systems of containers, as containers of the shared store."""

@@ -203,6 +203,7 @@ class FakeLayers:
         self._script = script
         self.kept: set[str] = set()
         self.staged: set[str] = set()
+        self.abandoned: set[str] = set()
         self.groups: set[str] = set()
 
     def chain_ids(self, diff_ids: Sequence[str]) -> tuple[str, ...]:
@@ -230,9 +231,17 @@ class FakeLayers:
         self.staged.discard(layer.staging)
 
     async def garbage(self) -> int:
-        count = len(self.staged)
-        self.staged.clear()
-        return count
+        return self._forget(self.staged)
+
+    async def sweep(self) -> int:
+        await self._script.at("layers.sweep")
+        return self._forget(self.abandoned)
+
+    def _forget(self, which: set[str]) -> int:
+        gone = set(which)
+        self.staged -= gone
+        self.abandoned -= gone
+        return len(gone)
 
 
 class FakeRootfs:

@@ -39,10 +39,13 @@ def collect(settings: Settings, index: Index, overlay: Overlay, mounter: Mounter
             removed += _looks(settings, mounter)
         removed += _data_directories(index, settings)
         removed += overlay.heal_links()
-    for base in dict.fromkeys((f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs")):
-        removed += sweep_places(base)
-    removed += sweep_places(f"{settings.layers_dir}/tmp")
-    return removed
+    return removed + sweep(settings)
+
+
+def sweep(settings: Settings) -> int:
+    """Remove places whose owners died or gave up, ours and those of other programs; how many. Needs no lock."""
+    bases = (f"{settings.home}/tempdirs", f"{settings.image_home}/tempdirs", f"{settings.layers_dir}/tmp")
+    return sum(sweep_places(base) for base in dict.fromkeys(bases))
 
 
 def _abandoned(index: Index, edit: Edit[LayerRecord]) -> list[str]:

@@ -45,13 +45,13 @@ class Trash:
         return bool(self._places)
 
     def empty(self) -> None:
-        """Delete everything. What resists is left to the next start, which is logged."""
+        """Delete everything. What resists is left to a later sweep, which is logged."""
         while self._places:
             _, place = self._places.popitem()
             try:
                 place.remove()
             except OSError as e:
-                log.warning("Deleted files cannot be removed from disk, leaving them to the next start", error=str(e))
+                log.warning("Deleted files cannot be removed from disk, leaving them to a later sweep", error=str(e))
 
 
 def delete_layers(

@@ -25,10 +25,10 @@ from pycrio.drivers.layers.index import Index, View, chain_ids
 from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay, sync_filesystem
 from pycrio.drivers.layers.records import COMPRESSION, LayerRecord, format_time
-from pycrio.drivers.layers.recover import collect
+from pycrio.drivers.layers.recover import collect, sweep
 from pycrio.drivers.layers.removal import Trash, delete_layers
 from pycrio.drivers.layers.settings import Settings
-from pycrio.drivers.layers.turn import Turn, guarded, settle
+from pycrio.drivers.layers.turn import Turn, guarded, look, settle
 from pycrio.errors import BadImage, Exhausted, NotFound, Overtaken, StoreFailure, Unsupported
 from pycrio.model.image import LayerDescriptor, UnpackedLayer
 from pycrio.obs import log as obslog
@@ -335,6 +335,11 @@ class Layers:
         return await self._turn.run(
             lambda trash: collect(self._settings, self._index, self._overlay, self._mounter, trash)
         )
+
+    async def sweep(self) -> int:
+        """Remove staging whose pull died, of whatever program, and deleted files that could not be removed when they
+        were deleted; number of things removed."""
+        return await look(lambda: sweep(self._settings))
 
 
 def _unlocked(layer: LayerDescriptor, lock: decrypt.Lock, work: Work, source_fd: int, cancel_fd: int) -> Extracted:

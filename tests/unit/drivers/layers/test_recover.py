@@ -12,7 +12,17 @@ import pytest
 from pycrio.drivers.layers.store import Store
 from pycrio.drivers.layers.usage import walk
 from pycrio.errors import StoreFailure
-from tests.unit.drivers.layers.support import BUSY, EXTRA, Entry, FakeKernel, make_image, make_tar, pull, settings
+from tests.unit.drivers.layers.support import (
+    BUSY,
+    EXTRA,
+    Entry,
+    FakeKernel,
+    make_image,
+    make_tar,
+    pull,
+    settings,
+    unpack,
+)
 
 BOX = "b0" * 32
 
@@ -32,6 +42,22 @@ def edit(path: Path, change) -> None:
 async def test_opening_a_clean_store_finds_nothing(store: Store) -> None:
     await filled(store)
     assert await store.layers.garbage() == 0
+
+
+async def test_what_nobody_works_on_any_more_is_swept_while_others_work(store: Store, tmp_path: Path) -> None:
+    stored, _ = await filled(store)
+    _, blobs = make_image("registry.test/other:1", [make_tar({"x": b"1"})])
+    staged = await unpack(store, blobs[0].descriptor, blobs[0].data)
+    # a pull of a program that was killed, and deleted files whose removal broke off
+    for base in ("overlay/tempdirs", "overlay-layers/tmp"):
+        (tmp_path / "root" / base / "temp-dir-dead").mkdir(parents=True)
+    (tmp_path / "root/overlay/tempdirs/lock-dead").touch()
+    assert await store.layers.sweep() == 2
+    assert await store.layers.sweep() == 0
+    (chain,) = store.layers.chain_ids([blobs[0].descriptor.diff_id])
+    await store.layers.commit(staged, chain, "")
+    assert await store.layers.present([chain]) == {chain}
+    assert (await store.images.find([], stored)) is not None
 
 
 async def test_incomplete_layers_go(store: Store, tmp_path: Path) -> None:
