@@ -1,7 +1,8 @@
 """Memory that a rush took goes back to the machine.
 
 What is freed in the middle of the C library's heaps stays with the process: after 4000 connections a daemon of 54 MB
-kept 109. ``malloc_trim`` gives it back, and takes a millisecond or a few; so it runs when memory has grown, not always.
+kept 109. ``malloc_trim`` gives it back. It takes a millisecond or less, in a thread, so a daemon that has grown because it
+has more to do can afford it every minute; one that is as small as ever does without.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from pycrio.obs import log as obslog
 log = obslog.get("memory")
 PERIOD = 60.0
 GROWN = 8 << 20
-"""Bytes by which resident memory must have grown since the last time."""
+"""Bytes of resident memory above the least that was seen from which on it is worth while."""
 
 
 async def watch() -> None:
     """Look every minute; until cancelled."""
-    before = resident()
+    least = resident()
     while True:
         await asyncio.sleep(PERIOD)
         now = resident()
-        if now - before > GROWN:
+        if now - least > GROWN:
             await pools.offload("proc", trim_malloc)
             left = resident()
-            log.debug("Gave memory back", grown=now - before, given=now - left)
+            log.debug("Gave memory back", had=now, has=left)
             now = left
-        before = now
+        least = min(least, now)
 
 
 def resident() -> int:

@@ -18,8 +18,9 @@ def test_resident_memory_is_measured() -> None:
 
 
 async def test_it_is_given_back_when_it_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    # at the start; grown a little; grown much, and what is left; as before; grown much again, and what is left
-    readings = iter([50, 53, 70, 60, 61, 90, 90])
+    # at the start; grown a little; grown much and given nothing back; the same and given all back; less than ever;
+    # much for that
+    readings = iter([50, 53, 70, 70, 70, 51, 40, 50, 41])
     given: list[None] = []
     ended = asyncio.Event()
 
@@ -36,4 +37,4 @@ async def test_it_is_given_back_when_it_has_grown(monkeypatch: pytest.MonkeyPatc
     watch = asyncio.ensure_future(memory.watch())
     await ended.wait()
     watch.cancel()
-    assert len(given) == 2
+    assert len(given) == 3
