@@ -1,7 +1,7 @@
 """Memory that a rush took goes back to the machine.
 
 What is freed in the middle of the C library's heaps stays with the process: after 4000 connections a daemon of 54 MB
-kept 109. ``malloc_trim`` gives it back. It takes a millisecond or less, in a thread, so a daemon that has grown because it
+kept 109. ``malloc_trim`` gives it back. It takes a millisecond or less, in a thread: a daemon that has grown because it
 has more to do can afford it every minute; one that is as small as ever does without.
 """
 
