@@ -1,6 +1,6 @@
 """Kill -9 of the daemon before any state-changing system call of a request.
 
-``python -m tests.system.kill_points [--children] [--every N] [--from N] [FLOW …]``: for every flow and every n the
+``python -m tests.system.kill_points [--children] [--runtime crun] [--every N] [--from N] [FLOW …]``: for every flow and every n the
 request is made of a real daemon (real runtime, plugins, mounts) that ``tests.watched`` ends before the n-th such call
 of its own; with ``--children`` the calls of what it started count as well, so that it dies while these are at work.
 The next daemon recovers; then
@@ -17,6 +17,7 @@ was bad; exits 1 then. Takes some minutes without ``--every``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -32,6 +33,7 @@ from typing import Any
 import grpc
 
 from pycrio.api._pb import api_pb2 as pb
+from tests import streams
 from tests.daemon import Daemon
 from tests.fixtures_registry import RunningRegistry, push_image, start_registry
 from tests.isolation import Isolation, short_directory
@@ -39,6 +41,23 @@ from tests.system.node import Node, assert_nothing_new, difference, linux
 from tests.watched import Watcher
 
 UNTIL_TERM = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+# A device and a hook of every container: what runtimes and daemon do for them is cut off as well.
+DROP_IN = """
+[crio.runtime]
+hooks_dir = ["{d}/hooks"]
+cdi_spec_dirs = ["{d}/cdi"]
+"""
+HOOK = {
+    "version": "1.0.0",
+    "hook": {"path": "/bin/sh", "args": ["sh", "-c", "cat >/dev/null"]},
+    "when": {"always": True},
+    "stages": ["prestart", "poststop"],
+}
+CDI = {
+    "cdiVersion": "0.5.0",
+    "kind": "test.pycrio/thing",
+    "devices": [{"name": "0", "containerEdits": {"env": ["THING=here"], "deviceNodes": [{"path": "/dev/null"}]}}],
+}
 STATES = {name: getattr(pb, f"CONTAINER_{name}") for name in ("CREATED", "RUNNING", "EXITED")}
 
 
@@ -61,9 +80,22 @@ class Bench:
         ports = [pb.PortMapping(container_port=80, host_port=18080)]
         self.pod = self.node.pod("cut", port_mappings=ports, linux=linux(pid="POD"))
 
+    def run_user_pod(self) -> None:
+        """Its root is nobody outside: layers are mapped or copied for it."""
+        maps = [pb.IDMapping(host_id=200_000, container_id=0, length=65_536)]
+        users = pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)
+        self.pod = self.node.pod("cut", linux=linux(userns=users))
+
+    def update_pod(self) -> None:
+        more = pb.LinuxContainerResources(cpu_shares=300)
+        self.node.cri.UpdatePodSandboxResources(pod_sandbox_id=self.pod, resources=more)
+
     def create(self) -> None:
         mounts = [pb.Mount(container_path="/image", image=pb.ImageSpec(image=self.images[1]), readonly=True)]
-        self.container = self.node.create(self.pod, "sh", "-c", UNTIL_TERM, name="cut", mounts=mounts)
+        things = [pb.CDIDevice(name="test.pycrio/thing=0")]
+        self.container = self.node.create(
+            self.pod, "sh", "-c", UNTIL_TERM, name="cut", mounts=mounts, CDI_devices=things
+        )
 
     def start(self) -> None:
         if self.state() == STATES["CREATED"]:
@@ -89,6 +121,25 @@ class Bench:
     def exec_sync(self) -> None:
         answer = self.node.exec(self.container, "sh", "-c", "echo out")
         assert bytes(answer.stdout) == b"out\n"
+
+    def exec_stream(self) -> None:
+        request = pb.ExecRequest(container_id=self.container, cmd=["sh", "-c", "echo out"], stdout=True, stderr=True)
+        with contextlib.suppress(OSError, streams.NotUpgraded, asyncio.TimeoutError):  # the daemon is killed
+            done = asyncio.run(asyncio.wait_for(streams.run(self.node.cri.Exec(request).url), 30))
+            assert done.stdout in (b"out\n", b"")
+
+    def update(self) -> None:
+        more = pb.LinuxContainerResources(cpu_shares=300, memory_limit_in_bytes=64 << 20)
+        self.node.cri.UpdateContainerResources(container_id=self.container, linux=more)
+
+    def rotate(self) -> None:
+        """Move the log away, as a kubelet does, and have it opened anew; what was logged is in either file."""
+        path = pathlib.Path(self.node.status(self.container).log_path)
+        old = path.with_name("old.log")
+        if not old.exists():
+            path.rename(old)
+        self.node.cri.ReopenContainerLog(container_id=self.container)
+        assert "ready" in old.read_text()
 
     def pull(self) -> None:
         self.node.cri.PullImage(image={"image": self.images[2]})
@@ -200,7 +251,15 @@ FLOWS = {
     "RemoveContainer": Flow(("run_pod", "create", "begin"), "remove"),
     "StopPodSandbox": Flow(("run_pod", "create", "begin"), "stop_pod", (7, 137)),
     "RemovePodSandbox": Flow(("run_pod", "create", "begin"), "remove_pod", (7, 137)),
+    "RunPodSandbox, user namespace": Flow((), "run_user_pod"),
+    "CreateContainer, user namespace": Flow(("run_user_pod",), "create", (137,)),
+    "RemovePodSandbox, user namespace": Flow(("run_user_pod", "create", "begin"), "remove_pod", (7, 137)),
+    "UpdatePodSandboxResources": Flow(("run_pod", "create", "begin"), "update_pod"),
+    "UpdateContainerResources": Flow(("run_pod", "create", "begin"), "update"),
+    "ReopenContainerLog": Flow(("run_pod", "create", "begin"), "rotate"),
+    "Exec": Flow(("run_pod", "create", "begin"), "exec_stream"),
     "PullImage": Flow((), "pull", after=("forget_image",)),
+    "RemoveImage": Flow(("pull",), "forget_image"),
 }
 
 
@@ -266,7 +325,9 @@ def points(bench: Bench, name: str, begin: int, every: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def bench_of(isolation: Isolation, registry: RunningRegistry, layer: dict[str, Any]) -> Iterator[Bench]:
+def bench_of(
+    isolation: Isolation, registry: RunningRegistry, layer: dict[str, Any], runtime: str = "runc"
+) -> Iterator[Bench]:
     """A watched daemon with its images."""
     files = {f"data/{n}": os.urandom(3000) for n in range(40)}
     push_image(registry, "cut/busy:1", [layer], docker=True)
@@ -276,8 +337,11 @@ def bench_of(isolation: Isolation, registry: RunningRegistry, layer: dict[str, A
     images = (f"{top}/busy:1", f"{top}/side:1", f"{top}/pull:1")
     directory = short_directory()
     watcher = Watcher(f"{directory}/watch")
-    daemon = Daemon(directory, program=watcher.program)
+    daemon = Daemon(directory, runtime=runtime, program=watcher.program)
     daemon.insecure(registry.address)
+    pathlib.Path(directory, "conf.d", "10-test.conf").write_text(DROP_IN.format(d=directory))
+    pathlib.Path(directory, "hooks", "10-test.json").write_text(json.dumps(HOOK))
+    pathlib.Path(directory, "cdi", "test.json").write_text(json.dumps(CDI))
     node = None
     try:
         daemon.start()
@@ -286,6 +350,9 @@ def bench_of(isolation: Isolation, registry: RunningRegistry, layer: dict[str, A
             node.cri.PullImage(image={"image": image})
         node.warm_up()
         bench = Bench(node, watcher, images)
+        for verb in ("run_user_pod", "create"):  # copies of layers for the ids of a namespace stay with their image
+            getattr(bench, verb)()
+        node.clear()
         yield bench
         if not bench.abandoned:
             node.clear()
@@ -305,6 +372,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--children", action="store_true")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--runtime", default="runc")
     parser.add_argument("--from", type=int, default=1, dest="begin")
     parser.add_argument("flows", nargs="*", metavar="FLOW", help=", ".join(FLOWS))
     options = parser.parse_args()
@@ -321,7 +389,7 @@ def main() -> int:
             began, done = time.monotonic(), 0
             begin: int | None = max(1, options.begin) + sum(map(ord, name)) % options.every
             while begin is not None:
-                with bench_of(isolation, registry, system_layer()) as bench:
+                with bench_of(isolation, registry, system_layer(), options.runtime) as bench:
                     bench.children = options.children
                     try:
                         for _ in points(bench, name, begin, options.every):

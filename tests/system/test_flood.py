@@ -96,7 +96,7 @@ def memory(node: Node) -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(node: Node, bystander: Bystander) -> Iterator[None]:
-    """Descriptors as before, and memory but for what Python's heaps keep: a thousand calls at once scatter them, once."""
+    """Descriptors as before, and memory but for what Python's heaps keep: a thousand calls scatter them, once."""
     node.cri.ListPodSandboxMetrics()
     files, before = len(os.listdir(f"/proc/{node.pid}/fd")), memory(node)
     yield
