@@ -48,6 +48,7 @@ system: ## tests on real runtimes, registries, plugins and peers (root)
 kill-points: ## kill -9 of the daemon before each system call of each request, half an hour (root)
 	$(PYTHON) -m tests.system.kill_points
 	$(PYTHON) -m tests.system.kill_points --children --every 15
+	$(PYTHON) -m tests.system.kill_points --runtime crun --every 15
 
 crash-points: ## kill -9 before each system call that changes the store, some minutes (root)
 	$(PYTHON) -m tests.system.crash_points

@@ -22,7 +22,7 @@ from pycrio.api.http import Pages
 from pycrio.api.image import ImageService
 from pycrio.api.runtime import RuntimeService
 from pycrio.api.server import MAX_MESSAGE, Server
-from pycrio.api.sockets import Listener
+from pycrio.api.sockets import Listener, reach
 from pycrio.commands import version
 from pycrio.config import check as config_check
 from pycrio.config import render
@@ -116,7 +116,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         self._manager.ready()
-        self._watch(self._manager.watchdog(node), "watchdog")
+        self._watch(self._manager.watchdog(node, functools.partial(reach, listener.path)), "watchdog")
         log.info("Serving", socket=self.config.text("crio.api.listen"), pid=os.getpid())
         try:
             await self._stop.wait()

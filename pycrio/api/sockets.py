@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
 import stat
 
-from pycrio.errors import AlreadyExists, ConfigError, StoreFailure
+from pycrio.errors import AlreadyExists, ConfigError, StoreFailure, Unavailable
 
 MODE = 0o660
 BACKLOG = 4096
@@ -42,6 +43,19 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self._inode:
                 os.unlink(self.path)
+
+
+async def reach(path: str) -> None:
+    """Ask what listens on a public socket as a client does: through the file, the front, and HTTP. Unavailable when it
+    answers anything but its information, OSError when nobody is reached."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(b"GET /info HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        line = await reader.readline()
+    finally:
+        writer.close()
+    if b" 200 " not in line:
+        raise Unavailable(f"{path} answers {line.decode('latin-1').strip() or 'nothing'}")
 
 
 def private_directory(path: str) -> str:

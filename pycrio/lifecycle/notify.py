@@ -6,16 +6,18 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 
 from pycrio.errors import PycrioError
 from pycrio.flows.node import status
 from pycrio.flows.node_state import Node
+from pycrio.flows.views import NodeStatusView
 from pycrio.obs import log as obslog
 
 log = obslog.get("notify")
 # Everything that the manager says to the process that it started, and to no other.
+Reach = Callable[[], Awaitable[None]]
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -64,16 +66,22 @@ class Manager:
         nobody means."""
         return self.patience / 2 if self.patience > 1 else 0.0
 
-    async def watchdog(self, node: Node) -> None:
-        """Ping as long as the node's own status can be told, and says that the runtime is ready; until cancelled. What
-        is to be done about a daemon that cannot tell it, the manager decides."""
+    async def watchdog(self, node: Node, reach: Reach) -> None:
+        """Ping as long as the node's own status can be told and says that the runtime is ready, and clients reach us:
+        ``reach`` is one, and raises OSError or PycrioError when it does not. Until cancelled. What is to be done about
+        a daemon that cannot tell it, the manager decides."""
         period = self.watchdog_period()
         while period:
             await asyncio.sleep(period)
             try:
-                view = await asyncio.wait_for(status.status(node, False), period)
-            except (PycrioError, asyncio.TimeoutError, TimeoutError) as e:  # two classes before Python 3.11
+                view = await asyncio.wait_for(_look(node, reach), period)
+            except (PycrioError, OSError, asyncio.TimeoutError) as e:
                 log.error("Health check failed, the service manager gets no sign of life", error=repr(e))
                 continue
             if view.conditions and view.conditions[0].status:
                 self.send("WATCHDOG=1")
+
+
+async def _look(node: Node, reach: Reach) -> NodeStatusView:
+    await reach()
+    return await status.status(node, False)

@@ -1,9 +1,9 @@
 """Kill -9 of the daemon before any state-changing system call of a request.
 
-``python -m tests.system.kill_points [--children] [--runtime crun] [--every N] [--from N] [FLOW …]``: for every flow and every n the
-request is made of a real daemon (real runtime, plugins, mounts) that ``tests.watched`` ends before the n-th such call
-of its own; with ``--children`` the calls of what it started count as well, so that it dies while these are at work.
-The next daemon recovers; then
+``python -m tests.system.kill_points [--children] [--runtime crun] [--every N] [--from N] [FLOW …]``: for every flow and
+every n the request is made of a real daemon (real runtime, plugins, mounts, hooks) that ``tests.watched`` ends before
+the n-th such call of its own; with ``--children`` the calls of what it started count as well, so that it dies while
+these are at work. The next daemon recovers; then
 
 - nothing is left on the host that no pod or container accounts for: mounts, pins, cgroups, processes, interfaces,
   addresses, CNI results, directories, records, staged layers, exit files;
@@ -135,7 +135,7 @@ class Bench:
     def rotate(self) -> None:
         """Move the log away, as a kubelet does, and have it opened anew; what was logged is in either file."""
         path = pathlib.Path(self.node.status(self.container).log_path)
-        old = path.with_name("old.log")
+        old = path.with_name(f"{self.container}.log")
         if not old.exists():
             path.rename(old)
         self.node.cri.ReopenContainerLog(container_id=self.container)

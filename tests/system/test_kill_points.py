@@ -20,7 +20,15 @@ MIDDLE = {
     "RemoveContainer": 40,
     "StopPodSandbox": 25,
     "RemovePodSandbox": 60,
+    "RunPodSandbox, user namespace": 30,
+    "CreateContainer, user namespace": 30,
+    "RemovePodSandbox, user namespace": 60,
+    "UpdatePodSandboxResources": 2,
+    "UpdateContainerResources": 3,
+    "ReopenContainerLog": 2,
+    "Exec": 3,
     "PullImage": 80,
+    "RemoveImage": 40,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -11,13 +12,14 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
 from tests.daemon import Daemon
 from tests.isolation import Isolation, mounts_below, short_directory, unmount
 from tests.system.conftest import Pushed
-from tests.system.node import Node, assert_nothing_new
+from tests.system.node import Node, assert_nothing_new, eventually, refused
 from tests.system.test_restart import gone
 
 pytestmark = pytest.mark.system
@@ -77,6 +79,60 @@ def test_a_service_manager_is_told_of_the_whole_life(directory: str, isolation: 
             assert heard(manager)["READY"] == "1"  # it serves on, with what it had
             assert daemon.stop() == 0
             assert heard(manager) == {"STOPPING": "1"}
+
+
+def test_a_daemon_whose_socket_is_gone_gives_no_sign_of_life(directory: str, isolation: Isolation) -> None:
+    """It is well but for that nobody reaches it: the manager starts another."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{directory}/notify")
+        manager.settimeout(60)
+        with daemon_in(directory, NOTIFY_SOCKET=f"{directory}/notify", WATCHDOG_USEC="1100000") as daemon:
+            daemon.start()
+            while manager.recv(4096) != b"WATCHDOG=1":
+                pass
+            os.unlink(f"{directory}/crio.sock")
+            eventually(lambda: daemon.log.count("Health check failed") > 1)
+            manager.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while manager.recv(4096):
+                    pass  # signs from before
+            looked = daemon.log.count("Health check failed")
+            eventually(lambda: daemon.log.count("Health check failed") > looked)
+            with pytest.raises(BlockingIOError):
+                manager.recv(4096)
+            assert daemon.stop() == 0
+
+
+def test_the_end_waits_for_calls_and_takes_no_new_ones(directory: str, isolation: Isolation, images: Pushed) -> None:
+    """SIGTERM, and again while it ends: calls under way finish, new ones are Unavailable, containers go on."""
+    with daemon_in(directory) as daemon:
+        daemon.insecure(images.registry.address)
+        daemon.start()
+        node = Node(daemon, isolation, images.busy)
+        node.cri.PullImage(image={"image": images.busy})
+        pod = node.pod()
+        ctr = node.start(pod, "sleep", "1000")
+        pid = node.pid_of(ctr)
+        assert daemon.process is not None
+        with concurrent.futures.ThreadPoolExecutor(1) as other, daemon.client() as late:
+            late.Version()
+            running = other.submit(node.exec, ctr, "sh", "-c", "sleep 1; echo done")
+            eventually(lambda: any(line == "sleep 1" for line in isolation.processes().values()))
+            daemon.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "Stopping; containers go on" in daemon.log)
+            daemon.process.send_signal(signal.SIGTERM)
+            with refused(grpc.StatusCode.UNAVAILABLE):
+                late.Version(deadline=20)
+            assert bytes(running.result().stdout) == b"done\n"
+        assert daemon.process.wait(30) == 0
+        assert os.path.exists(f"{directory}/clean.shutdown")
+        assert not os.path.exists(f"{directory}/crio.sock")
+        daemon.start()
+        node.cri.close()
+        node.cri = daemon.client()
+        assert node.pid_of(ctr) == pid
+        node.clear()
+        node.cri.close()
 
 
 def test_a_daemon_that_cannot_start_is_never_ready(directory: str, isolation: Isolation) -> None:

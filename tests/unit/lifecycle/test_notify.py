@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pycrio.api import sockets
 from pycrio.errors import StoreFailure
 from pycrio.flows.node import status
 from pycrio.flows.node_state import Node
@@ -77,6 +78,42 @@ def test_nobody_listening_is_no_failure(tmp_path: pathlib.Path) -> None:
     Manager(str(tmp_path / "absent")).ready()
 
 
+async def reached() -> None:
+    """A client of a daemon that is well."""
+
+
+async def test_a_daemon_that_clients_do_not_reach_gives_no_sign_of_life(
+    listener: socket.socket, tmp_path: pathlib.Path
+) -> None:
+    """Nobody listens, something else answers, then all is well: of three looks the last is told."""
+    listener.setblocking(False)
+    manager, path, asked = Manager(listener.getsockname(), 1.002), str(tmp_path / "crio.sock"), 0
+    answers = [b"", b"HTTP/1.1 500 Oops\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        assert await reader.readline() == b"GET /info HTTP/1.0\r\n"
+        asked += 1
+        writer.write(answers[asked])
+        writer.close()
+
+    async def ask() -> None:
+        try:
+            await sockets.reach(path)
+        except FileNotFoundError:
+            servers.append(await asyncio.start_unix_server(serve, path))
+            raise
+
+    servers: list[asyncio.AbstractServer] = []
+    async with fake_node(str(tmp_path / "state")) as (node, _):
+        feeding = asyncio.ensure_future(manager.watchdog(node, ask))
+        assert await asyncio.get_running_loop().sock_recv(listener, 100) == b"WATCHDOG=1"
+        assert (asked, feeding.done()) == (2, False)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        servers[0].close()
+
+
 async def test_a_failed_health_check_is_no_sign_of_life(
     listener: socket.socket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +133,7 @@ async def test_a_failed_health_check_is_no_sign_of_life(
 
     monkeypatch.setattr(status, "status", bad)
     async with fake_node(str(tmp_path / "state")) as (node, _):
-        feeding = asyncio.ensure_future(manager.watchdog(node))
+        feeding = asyncio.ensure_future(manager.watchdog(node, reached))
         assert await asyncio.get_running_loop().sock_recv(listener, 100) == b"WATCHDOG=1"
         assert (looks, feeding.done()) == (3, False)
         feeding.cancel()
@@ -107,7 +144,7 @@ async def test_the_watchdog_is_fed_while_the_node_is_ready(listener: socket.sock
     listener.setblocking(False)
     manager = Manager(listener.getsockname(), 1.002)
     async with fake_node(str(tmp_path / "state")) as (node, _):
-        feeding = asyncio.ensure_future(manager.watchdog(node))
+        feeding = asyncio.ensure_future(manager.watchdog(node, reached))
         assert await asyncio.get_running_loop().sock_recv(listener, 100) == b"WATCHDOG=1"
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
