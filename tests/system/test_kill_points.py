@@ -25,7 +25,7 @@ MIDDLE = {
     "RemovePodSandbox, user namespace": 60,
     "UpdatePodSandboxResources": 2,
     "UpdateContainerResources": 3,
-    "ReopenContainerLog": 2,
+    "ReopenContainerLog": 1,
     "Exec": 3,
     "PullImage": 80,
     "RemoveImage": 40,
