@@ -30,6 +30,7 @@ from pycrio import wiring
 from pycrio.drivers.network.cni import Limits
 from pycrio.flows import exits, janitor
 wiring.NetworkSettings = partial(wiring.NetworkSettings, limits=Limits(add=1.5, delete=1.5, turn=1.0))
+wiring.RuntimeSettings = partial(wiring.RuntimeSettings, call_timeout=4.0)
 exits.REPORT_WAIT, janitor.PERIOD = 1.0, 0.5
 make = wiring.make_handler
 wiring.make_handler = lambda name, conf, config: replace(make(name, conf, config), create_timeout=2)
@@ -319,6 +320,54 @@ def test_runtime_fails_for_the_pods_init(node: Node, odd: pathlib.Path) -> None:
     with refused(Code.UNKNOWN, "no init"):
         node.pod(handler="odd", linux=linux(pid="POD"))
     assert_nothing_new(node, before)
+
+
+HANGS = "exec sleep 1000"
+LOUD = "head -c 50000000 /dev/zero | tr '\\0' x; head -c 50000000 /dev/zero | tr '\\0' y >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "words"), [(HANGS, Code.DEADLINE_EXCEEDED, "did not end within 4 s"), (LOUD, Code.UNKNOWN, "yyy")]
+)
+@pytest.mark.parametrize("verb", ["start", "update", "delete"])
+def test_runtime_hangs_or_floods(node: Node, odd: pathlib.Path, verb: str, what: str, code: Code, words: str) -> None:
+    """Costs its own request, for a bounded time and in bounded memory; then all is well."""
+    pod = node.pod(handler="odd")
+    ctr = node.create(pod, "sleep", "1000")
+    if verb != "start":
+        node.cri.StartContainer(container_id=ctr)
+    if verb == "delete":
+        node.cri.StopContainer(container_id=ctr, timeout=0)
+    (odd / f"mode.{verb}").write_text(what)
+    with refused(code, words):
+        if verb == "start":
+            node.cri.StartContainer(container_id=ctr)
+        elif verb == "update":
+            node.cri.UpdateContainerResources(container_id=ctr, linux={"cpu_shares": 99})
+        else:
+            node.cri.RemoveContainer(container_id=ctr)
+    (odd / f"mode.{verb}").unlink()
+    if verb == "start":
+        with refused(Code.NOT_FOUND):  # one that does not start is removed
+            node.status(ctr)
+    else:
+        node.cri.StopContainer(container_id=ctr, timeout=0)
+        node.cri.RemoveContainer(container_id=ctr)
+    assert node.sh(pod, "echo well") == "well\n"
+
+
+@pytest.mark.parametrize("what", [HANGS, LOUD], ids=["hangs", "floods"])
+def test_runtime_hangs_or_floods_at_exec(node: Node, odd: pathlib.Path, what: str) -> None:
+    pod = node.pod(handler="odd")
+    ctr = node.start(pod, "sleep", "1000")
+    (odd / "mode.exec").write_text(what)
+    with refused(Code.DEADLINE_EXCEEDED if what is HANGS else Code.UNKNOWN, ctr):
+        node.exec(ctr, "true", timeout=1 if what is HANGS else 60)
+    if what is HANGS:  # a probe without a timeout ends with its caller
+        with refused(Code.DEADLINE_EXCEEDED):
+            node.cri.ExecSync(container_id=ctr, cmd=["true"], deadline=0.5)
+    (odd / "mode.exec").unlink()
+    assert bytes(node.exec(ctr, "echo", "well").stdout) == b"well\n"
 
 
 # --- monitor ----------------------------------------------------------------------------------------------------------
