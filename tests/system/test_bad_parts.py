@@ -327,7 +327,9 @@ LOUD = "head -c 50000000 /dev/zero | tr '\\0' x; head -c 50000000 /dev/zero | tr
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "words"), [(HANGS, Code.DEADLINE_EXCEEDED, "did not end within 4 s"), (LOUD, Code.UNKNOWN, "yyy")]
+    ("what", "code", "words"),
+    [(HANGS, Code.DEADLINE_EXCEEDED, "did not end within 4 s"), (LOUD, Code.UNKNOWN, "yyy")],
+    ids=["hangs", "floods"],
 )
 @pytest.mark.parametrize("verb", ["start", "update", "delete"])
 def test_runtime_hangs_or_floods(node: Node, odd: pathlib.Path, verb: str, what: str, code: Code, words: str) -> None:
