@@ -105,23 +105,26 @@ class Connection:
             else:
                 self._writer.close()
 
-    def abort(self) -> None:
+    async def drop(self) -> None:
         """Drop the connection and what was not sent yet."""
         self._writer.transport.abort()
+        try:
+            await self._writer.wait_closed()
+        except OSError as e:
+            e.__traceback__ = None  # its frames hold the reader, which holds the error: nothing would be freed for long
 
 
 class Room:
     """Where a receiver waits until the session has taken what came before."""
 
-    def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
-        self._probe = probe
+    def __init__(self) -> None:
         self._made = asyncio.Event()
 
     def made(self) -> None:
         """Something was taken."""
         self._made.set()
 
-    async def wait(self) -> None:
+    async def wait(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Return when something was taken; the peer is probed meanwhile."""
         self._made.clear()
         while True:
@@ -129,7 +132,7 @@ class Room:
                 await asyncio.wait_for(self._made.wait(), PROBE)
                 return
             except (asyncio.TimeoutError, TimeoutError):
-                await self._probe()
+                await probe()
 
 
 class Inbox:

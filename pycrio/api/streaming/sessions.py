@@ -156,7 +156,7 @@ async def _converse(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        connection.abort()
+        await connection.drop()
     _look_at(pump)
 
 

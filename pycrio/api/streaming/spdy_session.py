@@ -63,6 +63,10 @@ class Stream:
         self._session.drop(self)
 
 
+def _nobody(stream: Stream) -> None:
+    """Takes the streams of a connection that has ended."""
+
+
 class Session:
     """A connection's streams. ``on_stream`` is called, without waiting, with each stream that the peer opens."""
 
@@ -74,7 +78,7 @@ class Session:
         self._streams: dict[int, Stream] = {}
         self._last = 0
         self._waiting = 0  # bytes in all inboxes
-        self._room = Room(self._probe)
+        self._room = Room()
         self._windows = False  # the peer speaks of windows
         self._credit = DEFAULT_WINDOW
         self._more_credit = asyncio.Event()
@@ -107,6 +111,7 @@ class Session:
                 stream.closed = True
                 stream.inbox.feed_end()
             self._streams.clear()
+            self._on_stream = _nobody  # who has our streams: without this, all of us would wait for the collector
             self._more_credit.set()
 
     async def _received(self, frame: spdy.Frame) -> None:
@@ -165,7 +170,7 @@ class Session:
         if frame.fin:
             await self._ended(frame.stream)
         while self._waiting > CONNECTION_WINDOW or stream.inbox.size > STREAM_WINDOW:
-            await self._room.wait()
+            await self._room.wait(self._probe)
 
     async def _probe(self) -> None:
         self._pings += 2

@@ -87,7 +87,7 @@ class WebSocket:
         self._closes = protocol.startswith("v5.")
         self._inboxes = {number: Inbox() for number in ((0,) if readable is None else readable)}
         self._demux = _Demux(self._text) if readable is not None else None
-        self._room = Room(self._probe)
+        self._room = Room()
         self._finished = False
         self._closing = False
 
@@ -146,7 +146,7 @@ class WebSocket:
                 continue
             inbox.feed(piece)
             while inbox.size > ROOM and not self._finished:
-                await self._room.wait()
+                await self._room.wait(self._probe)
 
     async def _probe(self) -> None:
         from wsproto.events import Ping
