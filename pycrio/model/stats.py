@@ -153,9 +153,10 @@ class ContainerUsage:
 
 @dataclass(frozen=True, slots=True)
 class PodUsage:
-    """A pod's readings with those of its containers."""
+    """A pod's readings with those of its containers. ``timestamp``: of what is read beside cgroups."""
 
     pod_id: str
+    timestamp: int
     cgroup: CgroupStats | None
     nano_cores: int | None = None
     network: tuple[InterfaceStats, ...] = ()

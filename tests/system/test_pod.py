@@ -186,6 +186,38 @@ def test_pause_program_runs_where_the_run_directory_forbids_programs(images: Pus
         other.daemon.clean()
 
 
+@pytest.mark.parametrize("pid", ["CONTAINER", "POD"])
+def test_what_tools_read_of_a_pod(node: Node, pid: str) -> None:
+    """With and without an init: addresses, CNI result and the namespaces' paths are where administrators look."""
+    pod = node.pod(
+        "inspected",
+        linux=linux(pid=pid, sysctls={"net.ipv4.ip_forward": "1"}),
+        labels={"app": "web"},
+        annotations={"note": "kept"},
+        port_mappings=[{"container_port": 80}],
+    )
+    answer = node.cri.PodSandboxStatus(pod_sandbox_id=pod, verbose=True)
+    info = json.loads(answer.info["info"])
+    assert set(info) == ({"image", "pid", "runtimeSpec"} if pid == "POD" else {"runtimeSpec"})
+    spec = info["runtimeSpec"]
+    paths = {n["type"]: n["path"] for n in spec["linux"]["namespaces"] if "path" in n}
+    assert {"network", "ipc", "uts"} == set(paths)
+    assert all(os.path.exists(path) for path in paths.values())
+    assert spec["hostname"] == pod[:12]
+    assert spec["linux"]["cgroupsPath"].endswith(f"crio-{pod}")
+    notes = spec["annotations"]
+    assert notes["note"] == "kept"
+    own = {k.removeprefix("io.kubernetes.cri-o."): v for k, v in notes.items() if k.startswith("io.kubernetes.cri-o.")}
+    assert own["IP.0"] == answer.status.network.ip
+    assert own["IP.0"] in own["CNIResult"]
+    assert json.loads(own["Metadata"])["name"] == "inspected"
+    assert json.loads(own["Labels"])["app"] == "web"
+    assert json.loads(own["PortMappings"]) == [{"protocol": 0, "container_port": 80, "host_port": 0}]
+    assert (own["ContainerType"], own["SandboxID"], own["HostNetwork"]) == ("sandbox", pod, "false")
+    assert pathlib.Path(own["ResolvPath"]).exists()
+    assert notes.get("spoofed.crio.io") == (None if pid == "POD" else "true")
+
+
 def test_death_of_the_init_makes_a_pod_not_ready(node: Node) -> None:
     pod = node.pod(linux=linux(pid="POD"))
     ctr = node.start(pod, "sleep", "1000")
@@ -423,6 +455,9 @@ def test_remove_of_a_running_pod(node: Node) -> None:
 def test_pod_stats(node: Node) -> None:
     pod = node.pod()
     ctr = node.start(pod, "sleep", "1000")
+    empty = node.cri.PodSandboxStats(pod_sandbox_id=node.pod()).stats.linux
+    assert empty.network.timestamp > 0
+    assert empty.process.timestamp > 0
     stats = node.cri.PodSandboxStats(pod_sandbox_id=pod).stats
     assert stats.attributes.id == pod
     assert [c.attributes.id for c in stats.linux.containers] == [ctr]

@@ -41,15 +41,14 @@ def encode_pod(view: PodStatsView) -> pb.PodSandboxStats:
 
 def encode_pod_readings(usage: PodUsage) -> pb.PodSandboxStats:
     """Readings of a pod alone."""
-    at = usage.cgroup.timestamp if usage.cgroup else 0
     return pb.PodSandboxStats(
         linux=pb.LinuxPodSandboxStats(
             cpu=_cpu(usage.cgroup, usage.nano_cores),
             memory=_memory(usage.cgroup),
-            network=_network(usage.network, at),
+            network=_network(usage.network, usage.timestamp),
             process=None
             if usage.process_count is None
-            else pb.ProcessUsage(timestamp=at, process_count=maybe_uint(usage.process_count)),
+            else pb.ProcessUsage(timestamp=usage.timestamp, process_count=maybe_uint(usage.process_count)),
             io=_io(usage.cgroup),
         )
     )

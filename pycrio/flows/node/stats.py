@@ -103,6 +103,7 @@ async def _read_pod(node: Node, pod: PodRecord) -> PodStatsView:
     count = len(processes) if own else sum(v.usage.cgroup.pids or 0 for v in containers if v.usage.cgroup)
     usage = PodUsage(
         pod_id=pod.id,
+        timestamp=now(),
         cgroup=cgroup,
         nano_cores=node.rates.take(pod.id, cgroup),
         network=tuple(await network(node, pod)),

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from pycrio.flows.node_state import Node
+from pycrio.flows.pods.document import oci_annotations
 from pycrio.flows.ports import MonitorRequest, Options
 from pycrio.flows.undo import Undo
 from pycrio.model.mount import OciMount
@@ -95,7 +96,7 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             namespaces=namespace_documents(pod.namespaces, NamespaceMode.CONTAINER, "", host.cgroups.unified()),
             cgroup_path=host.cgroups.container_path(pod.cgroup_parent, pod.id),
             resources=resources,
-            annotations={"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": pod.id},
+            annotations=oci_annotations(pod),
             seccomp=host.security.seccomp(profile, False, handler),
             mount_label=pod.selinux_mount_label,
             uid_map=pod.uid_map if handler.wants_joined_maps else (),

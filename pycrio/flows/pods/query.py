@@ -6,6 +6,7 @@ import json
 
 from pycrio.errors import Ambiguous, NotFound
 from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods.document import of_none
 from pycrio.flows.views import PodFilter, PodStatusView
 from pycrio.model.pod import PodRecord, PodState
 from pycrio.state.store import selected
@@ -20,9 +21,7 @@ async def status(node: Node, ident: str, verbose: bool) -> PodStatusView:
     if verbose:
         text = await node.host.files.read(f"{pod.run_dir}/config.json", 16 << 20)
         document: dict[str, object] = {"image": node.host.options.pause_image, "pid": pod.infra_pid}
-        # A pod without an infra process has no OCI config of its own; tools look for the namespaces' paths here.
-        namespaces = [{"type": {"net": "network"}.get(k, k), "path": p} for k, p in pod.namespaces.items()]
-        document["runtimeSpec"] = json.loads(text) if text else {"linux": {"namespaces": namespaces}}
+        document["runtimeSpec"] = json.loads(text) if text else of_none(node, pod)
         if not pod.infra_pid:
             del document["image"], document["pid"]
         info["info"] = json.dumps(document)

@@ -597,7 +597,7 @@ def test_what_the_host_does_not_offer_is_absent() -> None:
 
 def test_pod_stats() -> None:
     links = (InterfaceStats("lo", 1), InterfaceStats("net1", 2), InterfaceStats("eth0", 3, tx_errors=4))
-    usage = PodUsage("p" * 64, CGROUP, 12, links, 6)
+    usage = PodUsage("p" * 64, 77, CGROUP, 12, links, 6)
     view = PodStatsView(pod_record(), usage, (ContainerStatsView(container_record(), ContainerUsage("c", CGROUP)),))
     message = stats.encode_pod(view)
     assert message.attributes.id == "p" * 64
@@ -613,8 +613,9 @@ def test_pod_stats() -> None:
     ("names", "chosen"), [(("lo", "ens1"), "ens1"), (("lo",), "lo"), (("a", "b"), "a"), (("b", "eth0"), "eth0")]
 )
 def test_default_interface(names: tuple[str, ...], chosen: str) -> None:
-    usage = PodUsage("p", None, network=tuple(InterfaceStats(n) for n in names))
+    usage = PodUsage("p", 77, None, network=tuple(InterfaceStats(n) for n in names))
     message = stats.encode_pod_readings(usage)
+    assert message.linux.network.timestamp == 77  # also of a pod without cgroup
     assert message.linux.network.default_interface.name == chosen
     assert len(message.linux.network.interfaces) == len(names) - 1
 
