@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 def children(pid: int) -> Iterator[int]:
@@ -31,12 +31,12 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def kill_tree(*pids: int) -> None:
+def kill_tree(*pids: int, others: Callable[[], Iterable[int]] = tuple) -> None:
     """SIGKILL to processes (0: none) and their descendants. All are stopped first, so that none forks out of the
-    list."""
+    list. ``others`` is asked for more processes each time that this list is made."""
     roots = [pid for pid in pids if pid > 0]
     seen: set[int] = set()
-    while fresh := {p for root in roots for p in tree(root)} - seen:
+    while fresh := {p for root in (*roots, *others()) for p in tree(root)} - seen:
         seen |= fresh
         _send(fresh, signal.SIGSTOP)
     _send(sorted(seen), signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import threading
@@ -336,6 +337,26 @@ def test_exec_timeout_kills_the_tree(node: Node, box: str) -> None:
         node.exec(box, "sh", "-c", "sleep 777 & sh -c 'sleep 778 & sleep 779' & sleep 780", timeout=1)
     eventually(lambda: b"sleep 77" not in bytes(node.exec(box, "ps").stdout))
     assert b"sleep 780" not in bytes(node.exec(box, "ps").stdout)
+    assert node.status(box).state == pb.CONTAINER_RUNNING
+
+
+LEFT = re.compile(rb"sleep 7[678]")
+DAEMONS = (
+    "for n in 1 2; do (setsid sh -c 'env -i setsid sleep 77$0 & exec sleep 76$0' $n >/dev/null 2>&1 </dev/null &); done"
+)
+
+
+def test_exec_timeout_kills_what_has_left_the_tree(node: Node, box: str) -> None:
+    """Forked twice, in sessions of their own, without our pipes and environment, children of the container's init."""
+    kept = node.exec(box, "sh", "-c", "(setsid sleep 750 >/dev/null 2>&1 &)")  # of an exec that ended in time
+    assert kept.exit_code == 0
+    for timeout, deadline in ((1, 60), (0, 1)):
+        with refused(Code.DEADLINE_EXCEEDED):
+            node.cri.ExecSync(
+                container_id=box, cmd=["sh", "-c", f"{DAEMONS}; sleep 780"], timeout=timeout, deadline=deadline
+            )
+        eventually(lambda: not LEFT.search(bytes(node.exec(box, "ps").stdout)))
+    assert b"sleep 750" in bytes(node.exec(box, "ps").stdout)
     assert node.status(box).state == pb.CONTAINER_RUNNING
 
 

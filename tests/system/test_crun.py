@@ -73,7 +73,7 @@ def test_exec_timeout_and_failures(node: Node) -> None:
     pod = node.pod()
     ctr = node.start(pod, "sleep", "1000")
     with refused(Code.DEADLINE_EXCEEDED, "command timed out"):
-        node.exec(ctr, "sh", "-c", "sleep 777 & sleep 778", timeout=1)
+        node.exec(ctr, "sh", "-c", "(setsid sleep 776 &) >/dev/null 2>&1; sleep 777 & sleep 778", timeout=1)
     eventually(lambda: b"sleep 77" not in bytes(node.exec(ctr, "ps").stdout))
     with refused(Code.UNKNOWN, "no-such-program"):
         node.exec(ctr, "no-such-program")

@@ -149,7 +149,9 @@ async def test_command_that_does_not_exist(node: Node, box: str) -> None:
 
 @pytest.mark.parametrize("tty", [False, True])
 async def test_client_that_leaves_takes_the_whole_tree_along(node: Node, box: str, tty: bool) -> None:
-    script = "sleep 2001 & sh -c 'sleep 2002; true' & echo ready; wait"
+    script = (
+        "(setsid sleep 2000 >/dev/null 2>&1 </dev/null &); sleep 2001 & sh -c 'sleep 2002; true' & echo ready; wait"
+    )
     async with streams.command(exec_url(node, box, "sh", "-c", script, tty=tty), tty=tty) as session:
         assert session.stdout is not None
         assert await session.stdout.read() == (b"ready\r\n" if tty else b"ready\n")

@@ -15,6 +15,7 @@ from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
 from pycrio._native.run import Completed, run
 from pycrio._native.tree import kill_tree
+from pycrio.drivers.runtime import mark
 from pycrio.drivers.runtime.session import Session, start_session
 from pycrio.errors import NotFound, RuntimeFailure, Timeout
 from pycrio.model.container import ExecResult
@@ -26,6 +27,7 @@ from pycrio.obs import trace
 log = obslog.get("runtime")
 _STATE = ("state.json", "status")  # of runc and of crun
 _SCRATCH = "exec-"
+_PROCESS = "process.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,11 @@ class Runtime:
             except NativeError as e:
                 raise missing(request.handler, e) from e
             except asyncio.CancelledError:
-                await offload("proc", kill_tree, scratch.pid())
+                await offload("proc", scratch.kill)
                 raise
             pid = scratch.pid()
             if done.timed_out:
-                await offload("proc", kill_tree, pid)
+                await offload("proc", scratch.kill)
                 raise Timeout(
                     f"command timed out: exec in container {request.container_id} ran longer than {request.timeout:g} s"
                 )
@@ -147,6 +149,7 @@ class Runtime:
                 tty=tty,
                 stdin=stdin,
                 on_close=scratch.close,
+                kill=scratch.kill,
                 pid=scratch.pid,
                 directory=scratch.directory,
             )
@@ -170,10 +173,20 @@ def traced(handler: Handler, verb: str) -> trace.Opened:
 def _sweep(directory: str) -> int:
     places = [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(_SCRATCH)]
     if places:
-        kill_tree(*_running(f"{place}/".encode() for place in places))
+        marks = [_marked(place) for place in places]
+        kill_tree(*_running(f"{place}/".encode() for place in places), others=lambda: mark.bearers(*marks))
     for place in places:
         shutil.rmtree(place, ignore_errors=True)  # a runtime may still be writing there
     return len(places)
+
+
+def _marked(place: str) -> int:
+    """The mark of an exec whose document lies there; 0 when it was cut off before."""
+    try:
+        with open(os.path.join(place, _PROCESS), "rb") as f:
+            return mark.of(json.load(f))
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def _running(places: Iterable[bytes]) -> Iterator[int]:
@@ -218,10 +231,11 @@ class _Scratch:
 
     def __init__(self, directory: str, process: Mapping[str, Any]) -> None:
         self.directory = tempfile.mkdtemp(prefix=_SCRATCH, dir=directory)
-        self.process = os.path.join(self.directory, "process.json")
+        self.process = os.path.join(self.directory, _PROCESS)
         self.pidfile = os.path.join(self.directory, "pid")
+        document, self._mark = mark.put(process)
         with open(self.process, "wb") as f:
-            f.write(json.dumps(process).encode("utf-8", "surrogateescape"))
+            f.write(json.dumps(document).encode("utf-8", "surrogateescape"))
 
     def pid(self) -> int:
         """The process in the daemon's pid namespace; 0 when it never began."""
@@ -230,6 +244,10 @@ class _Scratch:
                 return int(f.read() or 0)
         except (FileNotFoundError, ValueError):
             return 0
+
+    def kill(self, *pids: int) -> None:
+        """End what the exec has started, wherever it went, and the trees of ``pids``."""
+        kill_tree(self.pid(), *pids, others=lambda: mark.bearers(self._mark))
 
     def close(self) -> None:
         """Remove all of it, also what a runtime that was killed had begun to write. Idempotent."""

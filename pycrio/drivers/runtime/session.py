@@ -24,7 +24,8 @@ log = obslog.get("runtime")
 class Session:
     """See ``flows.ports.ExecSession``. Descriptors that do not exist are -1; ``close`` closes those that are left.
 
-    ``pid`` gives the process in the container once the runtime has written it to a file in ``directory``.
+    ``pid`` gives the process in the container once the runtime has written it to a file in ``directory``; ``kill`` ends
+    whatever the exec has started, and the trees of the processes that it is told.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Session:
         fds: Sequence[int],
         on_close: Callable[[], None],
         pid: Callable[[], int],
+        kill: Callable[..., None] = kill_tree,
         directory: str = "",
     ) -> None:
         self.stdin_fd, self.stdout_fd, self.stderr_fd, self.pty_fd = fds
         self._child = child
         self._on_close = on_close
         self._pid = pid
+        self._kill = kill
         self._directory = directory
         self._waiting: DirectoryWatch | None = None
         self._size = (0, 0)
@@ -98,7 +101,7 @@ class Session:
         self._stop_waiting()
         if self._child.poll() is None:
             # Until the runtime has written down its process, that one is found as the runtime's child only.
-            await offload("proc", kill_tree, self._child.pid, self._pid())
+            await offload("proc", self._kill, self._child.pid, self._pid())
             self._child.kill_group()
             await self._child.wait()
         for fd in (self.stdin_fd, self.stdout_fd, self.stderr_fd, self.pty_fd):
@@ -119,6 +122,7 @@ async def start_session(
     stdin: bool,
     on_close: Callable[[], None],
     pid: Callable[[], int],
+    kill: Callable[..., None] = kill_tree,
     directory: str = "",
 ) -> Session:
     """Start ``command`` with pipes, or with one pseudo terminal. Raises NativeError when it cannot be executed.
@@ -146,7 +150,7 @@ async def start_session(
         raise
     for fd in dict.fromkeys(theirs.values()):
         os.close(fd)
-    session = Session(child, ours, on_close, pid, directory)
+    session = Session(child, ours, on_close, pid, kill, directory)
     if cancelled is not None:
         await settled(asyncio.ensure_future(session.close()))
         raise cancelled
