@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
@@ -12,7 +13,8 @@ from pycrio.flows.ports import ExecRequest, ExecSession
 from pycrio.model.container import ContainerRecord, ExecResult
 from pycrio.spec.process import exec_process
 
-OUTPUT_CAP = 16 << 20
+OUTPUT_CAP = (16 << 20) - 4096
+"""Bytes of both outputs together at most: kubelets accept messages of 16 MiB, and what is around the outputs counts."""
 
 
 async def exec_sync(node: Node, ident: str, argv: tuple[str, ...], timeout: int) -> ExecResult:
@@ -21,11 +23,16 @@ async def exec_sync(node: Node, ident: str, argv: tuple[str, ...], timeout: int)
     Timeout (``command timed out``) when it takes more than ``timeout`` seconds (0: no limit).
     """
     container, process = await _prepare(node, ident, argv, False)
-    return await _tracked(
-        node,
-        container,
-        node.host.runtime.exec_sync(_request(node, container, process, timeout)),
-    )
+    work = node.host.runtime.exec_sync(_request(node, container, process, timeout))
+    return _fitted(await _tracked(node, container, work))
+
+
+def _fitted(result: ExecResult) -> ExecResult:
+    """Cut to what an answer may hold. What was said of errors is not lost behind a long output."""
+    stdout = result.stdout[: max(OUTPUT_CAP - len(result.stderr), OUTPUT_CAP // 2)]
+    stderr = result.stderr[: OUTPUT_CAP - len(stdout)]
+    cut = len(stdout) < len(result.stdout) or len(stderr) < len(result.stderr)
+    return replace(result, stdout=stdout, stderr=stderr, truncated=result.truncated or cut)
 
 
 async def exec_stream(node: Node, ident: str, argv: tuple[str, ...], tty: bool, stdin: bool) -> ExecSession:
