@@ -15,7 +15,7 @@ import json
 import posixpath
 from dataclasses import dataclass, replace
 
-from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.errors import ExternalFailure, InvalidRequest, NotFound, WrongState
 from pycrio.flows.containers import classes, inputs, restore, tuning
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
@@ -87,16 +87,25 @@ async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: P
     known = node.containers.by_name(name)
     if known is not None:
         return known.id
-    if node.creating.running(("container", name)):
+    # A pod that was removed and run again has the names of the old one, where a creation may still be ending.
+    key = ("container", pod.id, name)
+    if node.creating.running(key):
         metrics.stalled(steps.stage("CreateContainer", name, "container creating"))
-    return await node.creating.run(("container", name), lambda: _create(node, pod, config, name, checkpoint))
+    try:
+        return await node.creating.run(key, lambda: _create(node, pod, config, name, checkpoint))
+    except ExternalFailure as e:
+        found = node.pods.resolve(pod.id)
+        if found is not None and found.ready:
+            raise
+        # Whatever a program has missed, it went with the pod.
+        raise WrongState(f"CreateContainer failed as the sandbox was stopped: {pod.id}") from e
 
 
 async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str, checkpoint: str) -> str:
     host = node.host
     handler = host.handlers.get(pod.handler)
     with steps.flow("CreateContainer", name):
-        async with Undo("create container") as undo:
+        async with node.turns.of(("name", name)), Undo("create container") as undo:
             ident = new_id()
             node.names.reserve(name, ident)
             undo.push("release name", node.names.release, name, ident)

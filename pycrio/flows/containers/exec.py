@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.errors import ExternalFailure, InvalidRequest, NotFound, WrongState
 from pycrio.flows.node_state import Node
 from pycrio.flows.ports import ExecRequest, ExecSession
 from pycrio.model.container import ContainerRecord, ExecResult
@@ -73,6 +73,10 @@ async def _tracked(node: Node, container: ContainerRecord, work: Any) -> ExecRes
     task.add_done_callback(live.execs.discard)
     try:
         result: ExecResult = await task
+    except ExternalFailure as e:
+        if node.host.processes.alive(container.pid, container.pid_start_time):
+            raise
+        raise NotFound("container", container.id, "container is not created or running: it ended meanwhile") from e
     except asyncio.CancelledError:
         if task.cancelled() and live.exited.is_set():
             raise WrongState(f"exec ended because container {container.id} was stopped") from None

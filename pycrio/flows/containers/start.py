@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pycrio.errors import NotFound, PycrioError, WrongState
+from pycrio.errors import ExternalFailure, NotFound, PycrioError, WrongState
 from pycrio.flows.containers import remove as remove_container
 from pycrio.flows.containers import restore, tuning
 from pycrio.flows.node_state import Node, now
@@ -35,6 +35,9 @@ async def start(node: Node, ident: str) -> None:
                 else:
                     container = await tuning.apply(node, container)
                     await node.host.runtime.start(handler, container.id)
+            except ExternalFailure as e:
+                stopped = node.live(container.id).stopping is not None
+                failure = WrongState(f"container {container.id} was stopped while it started") if stopped else e
             except PycrioError as e:
                 failure = e
         if failure is None:

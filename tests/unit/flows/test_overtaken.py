@@ -11,8 +11,9 @@ import asyncio
 
 import pytest
 
-from pycrio.errors import NotFound, PycrioError, WrongState
+from pycrio.errors import NotFound, PycrioError, RuntimeFailure, WrongState
 from pycrio.flows import exits, janitor
+from pycrio.flows.containers import exec as exec_flow
 from pycrio.model.event import EventType
 from tests.unit.flows.test_cut_off import MOST, PLAIN, RUNNING, World, turns, world
 
@@ -101,3 +102,84 @@ async def test_overtaken_at_every_step(first: str, second: str) -> None:
         at += 1
         assert at < MOST
     assert at > 0
+
+
+async def failing(made: World, call: str, request: asyncio.Task[None], second: str) -> Exception | None:
+    """How ``request`` ends when ``call``, a program's, fails for what ``second`` did meanwhile."""
+    there, go = made.fake.script.stop_at(call)
+    await asyncio.wait({request, asyncio.ensure_future(there.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    other = asyncio.ensure_future(getattr(made, second)())
+    await turns(60)
+    made.fake.script.fail[call] = RuntimeFailure("no such file or directory")
+    go.set()
+    error = await outcome(request)
+    del made.fake.script.hold[call], made.fake.script.fail[call]
+    assert await outcome(other) is None
+    return error
+
+
+@pytest.mark.parametrize(
+    ("first", "call", "second", "words"),
+    [
+        ("create", "monitors.create", "stop_pod", "as the sandbox was stopped"),
+        ("create", "monitors.create", "remove_pod", "as the sandbox was stopped"),
+        ("start", "runtime.start", "stop", "was stopped while it started"),
+        ("start", "runtime.start", "stop_pod", "was stopped while it started"),
+    ],
+)
+async def test_a_program_s_failure_is_told_as_what_it_comes_of(first: str, call: str, second: str, words: str) -> None:
+    async with world() as made:
+        for earlier in PAIRS[first][0]:
+            await getattr(made, earlier)()
+        request = asyncio.ensure_future(getattr(made, first)())
+        error = await failing(made, call, request, second)
+        assert isinstance(error, WrongState)
+        assert words in str(error)
+        await turns()
+        await at_rest(made, f"{second} during {first}")
+
+
+async def test_exec_in_a_container_that_ends_meanwhile() -> None:
+    async with world() as made:
+        for earlier in RUNNING:
+            await getattr(made, earlier)()
+
+        async def run() -> None:
+            await exec_flow.exec_sync(made.node, made.container, ("true",), 0)
+
+        error = await failing(made, "runtime.exec_sync", asyncio.ensure_future(run()), "exit")
+        assert isinstance(error, NotFound)
+        assert "not created or running" in str(error)
+        await at_rest(made, "exit during an exec")
+
+
+@pytest.mark.parametrize(("first", "call"), [("create", "monitors.create"), ("start", "runtime.start")])
+async def test_a_program_s_failure_stays_one_where_nothing_else_happened(first: str, call: str) -> None:
+    async with world() as made:
+        for earlier in PAIRS[first][0]:
+            await getattr(made, earlier)()
+        made.fake.script.fail[call] = RuntimeFailure("broken")
+        assert isinstance(await outcome(asyncio.ensure_future(getattr(made, first)())), RuntimeFailure)
+        await turns()
+        await at_rest(made, first)
+
+
+async def test_a_creation_in_an_old_pod_is_not_that_of_its_successor() -> None:
+    """Both pods have the same name, and so have their containers."""
+    async with world() as made:
+        await made.run_plain_pod()
+        there, go = made.fake.script.stop_at("monitors.create")
+        old = asyncio.ensure_future(made.create_plain())
+        await there.wait()
+        gone = made.pod
+        await made.remove_pod()
+        await made.run_plain_pod()
+        assert made.pod != gone
+        new = asyncio.ensure_future(made.create_plain())
+        await turns(60)
+        go.set()
+        assert isinstance(await outcome(old), (WrongState, NotFound))
+        assert await outcome(new) is None
+        assert made.node.containers.get(made.container).pod_id == made.pod
+        await turns()
+        await at_rest(made, "a successor")
