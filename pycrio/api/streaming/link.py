@@ -16,6 +16,19 @@ PROBE = 10.0
 there is no room; only an answer to something that we send (a reset) then tells that it has left."""
 
 
+class Gone(asyncio.Event):
+    """Set when the client has left, or when we end its session: ``why`` tells what to say then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.why = ""
+
+    def end(self, why: str) -> None:
+        """End the session of a client that is still there."""
+        self.why = why
+        self.set()
+
+
 class Link(Protocol):
     """What SPDY travels on: a connection, or binary messages of a WebSocket."""
 
@@ -35,7 +48,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: float, early: bytes) -> None:
         self._reader = reader
         self._writer = writer
-        self._idle = idle
+        self.idle = idle
         self._early = early
         self._turn = asyncio.Lock()
         self._ended = False
@@ -69,9 +82,9 @@ class Connection:
     async def idled(self) -> None:
         """Return when nothing has happened for the idle time."""
         loop = asyncio.get_running_loop()
-        if self._idle <= 0:
+        if self.idle <= 0:
             await loop.create_future()
-        while (left := self._last + self._idle - loop.time()) > 0:  # noqa: ASYNC110 - each touch moves the end
+        while (left := self._last + self.idle - loop.time()) > 0:  # noqa: ASYNC110 - each touch moves the end
             await asyncio.sleep(left)
 
     async def hung_up(self, half: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from pycrio.api.streaming.link import Gone
 from pycrio.errors import PycrioError
 from pycrio.flows.containers import attach as attach_flow
 from pycrio.flows.containers import exec as exec_flow
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 LATE_INPUT = 10.0
 """Seconds in which an attached process may still take the input of a client that has left."""
+LAST_WORDS = 5.0
+"""Seconds in which a client may be told why its session is ended."""
 _SIZE_LIMIT = 4096
 
 
@@ -52,7 +55,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Channels:
-    """What a client opened. ``version``: of the protocol, 1 to 5. ``gone`` is set when the client has left."""
+    """What a client opened. ``version``: of the protocol, 1 to 5. ``gone`` is set when the client has left, or must."""
 
     error: Sink
     version: int
@@ -60,7 +63,7 @@ class Channels:
     stdout: Sink | None = None
     stderr: Sink | None = None
     resize: Source | None = None
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: Gone = field(default_factory=Gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,9 @@ async def serve(node: Node, wanted: Wanted, channels: Channels) -> None:
         status = _failure(f"{'exec' if wanted.argv else 'attach'} failed: {e}")
     if status is not None:
         await _report(channels, status)
+    elif channels.gone.why:
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):  # it need not be one that listens
+            await asyncio.wait_for(_report(channels, _failure(channels.gone.why)), LAST_WORDS)
 
 
 async def _report(channels: Channels, status: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pycrio.api.streaming import portforward, remotecommand, spdy, spdy_channels, websocket
 from pycrio.api.streaming.http import Refused, Request
-from pycrio.api.streaming.link import Connection
+from pycrio.api.streaming.link import Connection, Gone
 from pycrio.api.streaming.portforward import Pairs
 from pycrio.api.streaming.remotecommand import Channels, Wanted
 from pycrio.api.streaming.spdy_session import Session
@@ -46,7 +46,7 @@ async def spdy_command(node: Node, request: Request, wanted: Wanted, connection:
     """Exec or attach over SPDY."""
     protocol = spdy_channels.negotiate(request, list(spdy_channels.COMMAND_VERSIONS))
     version = spdy_channels.COMMAND_VERSIONS.get(protocol, 1)
-    gone = asyncio.Event()
+    gone = Gone()
     streams = spdy_channels.Gathering(wanted, version)
     session = Session(connection, streams.opened)
     await connection.write(spdy_channels.accept(protocol))
@@ -64,7 +64,7 @@ async def spdy_command(node: Node, request: Request, wanted: Wanted, connection:
 async def spdy_forward(node: Node, request: Request, forward: Forward, connection: Connection) -> None:
     """Port-forward over SPDY."""
     protocol = spdy_channels.negotiate(request, [spdy_channels.FORWARD_PROTOCOL])
-    gone = asyncio.Event()
+    gone = Gone()
     pairs = Pairs(node, forward.pod_id)
     session = Session(connection, pairs.opened)
     await connection.write(spdy_channels.accept(protocol))
@@ -98,7 +98,7 @@ async def websocket_command(node: Node, request: Request, wanted: Wanted, connec
 async def websocket_forward(node: Node, request: Request, forward: Forward, connection: Connection) -> None:
     """Port-forward over WebSocket: pairs of channels, or a SPDY connection inside."""
     protocol, framing, answer = websocket.accept(request, (websocket.TUNNEL_PROTOCOL, *websocket.FORWARD_PROTOCOLS))
-    gone = asyncio.Event()
+    gone = Gone()
     if protocol == websocket.TUNNEL_PROTOCOL:
         socket = WebSocket(connection, framing, protocol)
         work = _tunnelled(node, forward.pod_id, Tunnel(socket, connection), gone)
@@ -130,7 +130,7 @@ async def _converse(
     connection: Connection,
     receiving: Coroutine[Any, Any, None],
     work: Coroutine[Any, Any, None],
-    gone: asyncio.Event,
+    gone: Gone,
     ending: Ending,
 ) -> None:
     """Receive and work until the work is done; ``gone`` is set when the client has left before.
@@ -146,6 +146,7 @@ async def _converse(
         if not working.done():
             if idle.done():
                 log.info("Session ends: nothing happened for the idle time")
+                gone.end(f"the session was ended since nothing had been transferred for {connection.idle:g} s")
             gone.set()
             await asyncio.wait({working})
         working.result()

@@ -7,6 +7,7 @@ from typing import Any
 
 from pycrio.api.streaming import spdy
 from pycrio.api.streaming.http import Refused, Request, head
+from pycrio.api.streaming.link import Gone
 from pycrio.api.streaming.remotecommand import Channels, Wanted
 from pycrio.api.streaming.spdy_session import Stream
 from pycrio.obs import log as obslog
@@ -74,7 +75,7 @@ class Gathering:
         if not self._missing and not self._complete.done():
             self._complete.set_result(None)
 
-    async def channels(self, gone: asyncio.Event) -> Channels | None:
+    async def channels(self, gone: Gone) -> Channels | None:
         """The channels when they are complete; None when the client left or took too long before."""
         leaving = asyncio.get_running_loop().create_task(gone.wait())
         either: set[asyncio.Future[Any]] = {self._complete, leaving}

@@ -235,7 +235,20 @@ async def test_client_that_does_not_open_its_streams(rig: Rig, monkeypatch: pyte
 async def test_idle_session_ends(make_rig: MakeRig) -> None:
     async with make_rig(idle_timeout=0.2) as rig:
         async with streams.command(await rig.exec("sleep", "1000")) as session:
+            assert "nothing had been transferred for 0.2 s" in (await session.outcome()).status["message"]
             await session.client.ended.wait()
+        await gone(rig.runtime.pids[0])
+
+
+async def test_idle_client_that_does_not_read_is_left_all_the_same(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pycrio.api.streaming.remotecommand.LAST_WORDS", 0.1)
+    async with make_rig(idle_timeout=0.5) as rig:
+        async with streams.command(await rig.exec("cat", "/dev/zero")) as session:
+            session.client.reading.clear()
+            while rig.sessions:
+                await asyncio.wait(rig.server._clients)
         await gone(rig.runtime.pids[0])
 
 
