@@ -7,6 +7,7 @@ import ipaddress
 import pathlib
 import ssl
 import urllib.parse
+from typing import Any
 
 import pytest
 import trustme
@@ -214,6 +215,24 @@ async def test_tls_with_client_certificates(make_rig: MakeRig, tmp_path: pathlib
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
             await streams.run(url, tls=authority.client())
         assert (await streams.run(url, tls=authority.client(certificate=True))).code == 0
+
+
+async def test_tls_of_an_old_version_or_another_cipher_is_refused(make_rig: MakeRig, tmp_path: pathlib.Path) -> None:
+    authority = Authority(tmp_path)
+    old, other = authority.client(), authority.client()
+    old.maximum_version = other.maximum_version = ssl.TLSVersion.TLSv1_2
+    other.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
+    named = ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384")
+    files: dict[str, Any] = {"tls": True, "cert": authority.cert, "key": authority.key}
+    for settings, refused, served in (
+        ({"min_version": "VersionTLS13"}, old, authority.client()),
+        ({"ciphers": named}, other, old),
+    ):
+        async with make_rig(**files, **settings) as rig:
+            url = await rig.exec("true")
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await streams.run(url, tls=refused)
+            assert (await streams.run(url, tls=served)).code == 0
 
 
 async def test_command_of_a_tls_client_that_leaves_is_killed(make_rig: MakeRig, tmp_path: pathlib.Path) -> None:
