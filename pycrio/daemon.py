@@ -73,6 +73,7 @@ class Daemon:
         faults = config_check.host_faults(self.config, os.environ)
         if faults:
             raise ConfigError([str(f) for f in faults])
+        os.makedirs(self.config.text("crio.log_dir"), mode=0o700, exist_ok=True)  # what containers say is root's alone
         parts = await wiring.build(self.config, str(version.facts(False)["version"]))
         removed = await parts.store.open()
         if removed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pycrio.errors import NotFound, WrongState
 from pycrio.flows.node.events import Bus
@@ -14,6 +14,7 @@ from pycrio.flows.plugins import Plugins
 from pycrio.flows.ports import Host
 from pycrio.flows.turn import Joined, Turns
 from pycrio.model.container import ContainerRecord, ContainerState
+from pycrio.model.node import Handler
 from pycrio.model.pod import PodRecord
 from pycrio.state.names import Names
 from pycrio.state.store import Table
@@ -94,6 +95,11 @@ class Node:
         """The pod's containers, oldest first."""
         found = [c for c in self.containers if c.pod_id == pod_id]
         return sorted(found, key=lambda c: c.created_at)
+
+    def handler_of(self, container: ContainerRecord) -> Handler:
+        """The handler that a container was made by, with the runtime that made it: another may not know it."""
+        handler = self.host.handlers.get(container.handler)
+        return replace(handler, path=container.runtime_path) if container.runtime_path else handler
 
     def ready_pod(self, ident: str) -> PodRecord:
         """The pod, if containers can be made in it."""

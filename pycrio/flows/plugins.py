@@ -261,7 +261,7 @@ async def set_limits(node: Node, container: ContainerRecord, document: Mapping[s
         raise WrongState(f"container {container.id} is not restored yet: start it before its limits change")
     async with node.turns.of(("limits", container.id)):
         if document:
-            await node.host.runtime.update(node.host.handlers.get(container.handler), container.id, document)
+            await node.host.runtime.update(node.handler_of(container), container.id, document)
         current = node.containers.resolve(container.id)
         if current is not None:
             node.containers.put(replace(current, resources=merge(current.resources, noted)))

@@ -86,7 +86,7 @@ async def _living(node: Node, container: ContainerRecord) -> None:
     """A container with a process. One that was created may have been started since: the runtime knows, and a record
     that does not would have the repeated start fail, which removes the container."""
     if container.state is ContainerState.CREATED:
-        state = await node.host.runtime.state(node.host.handlers.get(container.handler), container.id)
+        state = await node.host.runtime.state(node.handler_of(container), container.id)
         if state is not None and state.get("status") in ("running", "paused"):
             log.info("Start of container was cut off after it had happened, the container runs", id=container.id)
             node.containers.put(replace(container, state=ContainerState.RUNNING, started_at=now()))
@@ -97,7 +97,7 @@ async def _living(node: Node, container: ContainerRecord) -> None:
 async def _half_restored(node: Node, container: ContainerRecord) -> None:
     """A container that awaits its restore is as it was, unless the restore was cut off: nobody can tell how far its
     processes got."""
-    handler = node.host.handlers.get(container.handler)
+    handler = node.handler_of(container)
     if await node.host.runtime.state(handler, container.id) is None:
         return
     log.warning("Restore of container was cut off, it has ended", id=container.id)

@@ -62,6 +62,7 @@ class ContainerRecord:
     reports them. Times in nanoseconds since the epoch, 0: not yet. ``exit_code`` is -1 until known. ``restored_from``
     is the directory with the checkpoint that it was made of ("": of none), which is there until the start. ``tuning``
     is what it asks of its CPUs; ``tuned`` is true from before that is applied until it has been taken back.
+    ``runtime_path`` is the runtime program where the platform of its image has one of its own ("": the handler's).
     """
 
     id: str
@@ -100,6 +101,7 @@ class ContainerRecord:
     paused: bool = False
     tuning: CpuTuning | None = None
     tuned: bool = False
+    runtime_path: str = ""
 
     @property
     def awaits_restore(self) -> bool:

@@ -390,6 +390,7 @@ def test_monitor_fails(node: Node, odd: pathlib.Path, what: str) -> None:
     create_fails(node, "watched", odd / "mode.-b", MONITOR[what])
 
 
+@pytest.mark.effect("crio.runtime.runtimes.*.monitor_path")
 def test_monitor_is_missing(node: Node, odd: pathlib.Path) -> None:
     pod = node.pod(handler="watched")
     (odd / "monitor").rename(odd / "away")

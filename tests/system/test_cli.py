@@ -41,6 +41,7 @@ def status(node: Node, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return said.out
 
 
+@pytest.mark.effect("crio.root", "crio.storage_driver", "crio.api.listen")
 def test_status_info_and_config(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     code, kind, body = get(node, "/info")
     assert (code, kind) == (200, "application/json")

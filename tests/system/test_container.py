@@ -71,6 +71,7 @@ def test_command(
     assert node.run(pod, *command, args=args, image=images.app) == (0, said)
 
 
+@pytest.mark.effect("crio.runtime.default_env")
 def test_environment(node: Node, images: Pushed) -> None:
     pod = node.pod(hostname="envy")
     envs = [pb.KeyValue(key="FROM", value=b"request"), pb.KeyValue(key="NEW", value=b"a=b c")]
@@ -273,6 +274,7 @@ def test_read_only_root(node: Node, pod: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["mkdir", "bind", "ignore"])
+@pytest.mark.effect("crio.image.image_volumes")
 def test_volumes_of_the_image(node: Node, images: Pushed, mode: str) -> None:
     with node.configured(f'[crio.image]\nimage_volumes = "{mode}"\n'):
         pod = node.pod()
@@ -388,6 +390,7 @@ def test_limits_that_no_process_could_live_with(node: Node, pod: str) -> None:
             node.create(pod, "true", linux=secured(resources=pb.LinuxContainerResources(**resources)))
 
 
+@pytest.mark.effect("crio.runtime.default_ulimits", "crio.runtime.pids_limit")
 def test_process_limits(node: Node, pod: str) -> None:
     assert node.sh(pod, "ulimit -Sn; ulimit -Hn; ulimit -c").split() == ["512", "1024", "0"]
 

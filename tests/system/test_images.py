@@ -180,6 +180,7 @@ def test_a_seccomp_profile_from_an_artifact(node: Node, images: Pushed) -> None:
     node.remove_pod(pod)
 
 
+@pytest.mark.effect("crio.runtime.additional_artifact_stores")
 def test_additional_artifact_stores(node: Node, images: Pushed, tmp_path: pathlib.Path) -> None:
     """Read-only, pinned, and reason enough not to ask a registry."""
     name = "nowhere.test/lab/model:1"
@@ -212,6 +213,7 @@ def test_artifacts_in_a_user_namespace_and_for_other_users(node: Node, images: P
     node.remove_pod(pod)
 
 
+@pytest.mark.effect("crio.image.oci_artifact_mount_support")
 def test_artifact_mounts_can_be_switched_off(node: Node, images: Pushed) -> None:
     name = push_artifact(images, "art/off:1", {"a": b"1"})
     with node.configured("[crio.image]\noci_artifact_mount_support = false\n"):
@@ -232,6 +234,7 @@ def reload(node: Node) -> None:
     eventually(lambda: node.daemon.log.count("Configuration reload completed") > before)
 
 
+@pytest.mark.effect("crio.image.pinned_images", "crio.image.pause_image")
 def test_pinned_images_are_read_again_on_sighup(node: Node, images: Pushed) -> None:
     assert not status(node, images.busy).pinned
     path = pathlib.Path(node.dir, "conf.d", "60-pinned.conf")
@@ -248,6 +251,7 @@ def test_pinned_images_are_read_again_on_sighup(node: Node, images: Pushed) -> N
     assert not status(node, images.app).pinned
 
 
+@pytest.mark.effect("crio.image.auto_reload_registries")
 def test_registries_are_read_again_on_sighup_and_when_they_change(node: Node, images: Pushed) -> None:
     conf = pathlib.Path(node.daemon.dir, "registries.conf")
     text = conf.read_text()

@@ -195,6 +195,7 @@ def stall(node: Node, port: int) -> None:
         second.join()
 
 
+@pytest.mark.effect("crio.metrics.enable_metrics", "crio.metrics.metrics_socket")
 def test_names_types_and_labels(lived: Scrape) -> None:
     own = {name.removeprefix(PREFIX): kind for name, kind in lived.types.items() if name.startswith(PREFIX)}
     assert own == {name: kind for name, (kind, _) in KNOWN.items()}
@@ -210,6 +211,7 @@ def test_names_types_and_labels(lived: Scrape) -> None:
             assert all(set(entry[1]) == keys for entry in found), found
 
 
+@pytest.mark.effect("crio.runtime.default_runtime")
 def test_values(lived: Scrape, images: Pushed) -> None:
     def value(name: str, **labels: str) -> float:
         (found,) = [v for _, had, v in lived.of(PREFIX + name) if had == labels]
@@ -261,6 +263,7 @@ def test_queries_of_dashboards(lived: Scrape) -> None:
             assert all(groups <= set(entry[1]) for entry in found), query
 
 
+@pytest.mark.effect("crio.metrics.metrics_cert", "crio.metrics.metrics_key", "crio.metrics.metrics_collectors")
 def test_certificates_and_collectors(node: Node, port: int) -> None:
     """With a certificate the port speaks HTTPS only; a new one is used from the next connection on. And of the metrics
     only those are there that are asked for, by any of their names."""

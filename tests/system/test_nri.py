@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
+from pycrio.api._pb import api_pb2 as cri
 from pycrio.drivers.nri._pb import nri_pb2 as pb
 from tests.isolation import Isolation, short_directory
 from tests.system.conftest import Pushed, end_node, make_node
-from tests.system.node import Node, refused
+from tests.system.node import Node, refused, secured
 from tests.unit.drivers.nri.support import FakePlugin, Refusal
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("no_leaks")]
@@ -50,6 +51,7 @@ async def plugged(node: Node, plugin: FakePlugin) -> AsyncIterator[FakePlugin]:
         await plugin.leave()
 
 
+@pytest.mark.effect("crio.nri.enable_nri", "crio.nri.nri_listen")
 async def test_what_plugins_adjust_is_what_a_container_gets(node: Node, tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
 
@@ -155,3 +157,71 @@ async def test_after_a_restart_plugins_learn_what_runs(node: Node) -> None:
         assert [p.id for p in state.pods] == [pod]
         assert [(c.id, c.state) for c in state.containers] == [(ident, pb.CONTAINER_RUNNING)]
         assert list(state.containers[0].args) == ["sleep", "1000"]
+
+
+VALIDATOR = """
+[crio.nri.default_validator]
+nri_enable_default_validator = true
+nri_validator_reject_oci_hook_adjustment = true
+nri_validator_reject_runtime_default_seccomp_adjustment = true
+nri_validator_reject_unconfined_seccomp_adjustment = true
+nri_validator_reject_custom_seccomp_adjustment = true
+nri_validator_reject_namespace_adjustment = true
+nri_validator_required_plugins = ["10-test"]
+nri_validator_tolerate_missing_plugins_annotation = "without.it"
+"""
+
+
+@pytest.mark.effect(
+    "crio.nri.default_validator.nri_enable_default_validator",
+    "crio.nri.default_validator.nri_validator_reject_oci_hook_adjustment",
+    "crio.nri.default_validator.nri_validator_reject_runtime_default_seccomp_adjustment",
+    "crio.nri.default_validator.nri_validator_reject_unconfined_seccomp_adjustment",
+    "crio.nri.default_validator.nri_validator_reject_custom_seccomp_adjustment",
+    "crio.nri.default_validator.nri_validator_reject_namespace_adjustment",
+    "crio.nri.default_validator.nri_validator_required_plugins",
+    "crio.nri.default_validator.nri_validator_tolerate_missing_plugins_annotation",
+)
+async def test_the_default_validator(node: Node, tmp_path: pathlib.Path) -> None:
+    custom = tmp_path / "profile.json"
+    custom.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    kind = cri.SecurityProfile
+    profiles = {
+        "unconfined": kind(profile_type=kind.Unconfined),
+        "default": kind(profile_type=kind.RuntimeDefault),
+        "custom": kind(profile_type=kind.Localhost, localhost_ref=str(custom)),
+    }
+    adjustments: dict[str, Callable[[Any], Any]] = {
+        "OCI hooks": lambda a: a.hooks.poststop.add(path="/bin/true"),
+        "namespaces": lambda a: a.linux.namespaces.add(type="uts"),
+        **dict.fromkeys(
+            profiles, lambda a: a.linux.seccomp_policy.MergeFrom(pb.LinuxSeccomp(default_action="SCMP_ACT_ALLOW"))
+        ),
+    }
+
+    def work(words: dict[str, str]) -> None:
+        pod = node.pod()
+        for name, word in words.items():
+            with refused(grpc.StatusCode.UNKNOWN, word):
+                node.create(pod, "true", linux=secured(seccomp=profiles.get(name)))
+        node.remove_pod(pod)
+
+    with node.configured(VALIDATOR):
+        await off(work, {"nobody": "10-test"})
+        tolerant = await off(node.pod, annotations={"without.it": "true"})
+        assert await off(node.run, tolerant, "true") == (0, "")
+        for name, adjust in adjustments.items():
+
+            def create(request: Any, adjust: Callable[[Any], Any] = adjust) -> pb.CreateContainerResponse:
+                answer = pb.CreateContainerResponse()
+                adjust(answer.adjust)
+                return answer
+
+            word = {"default": "runtime's default", "custom": "custom profiles"}.get(name, name)
+            async with plugged(node, FakePlugin(CreateContainer=create)):
+                await off(work, {name: word})
+        async with plugged(node, FakePlugin()):
+            pod = await off(node.pod)
+            assert await off(node.run, pod, "true") == (0, "")
+            await off(node.remove_pod, pod)
+        await off(node.remove_pod, tolerant)

@@ -105,6 +105,7 @@ def cgroup(controller: str, name: str, path: str) -> str:
     return pathlib.Path(CGROUPS, controller, path.lstrip("/"), name).read_text().strip()
 
 
+@pytest.mark.effect("crio.runtime.irqbalance_config_file")
 def test_interrupts_and_idle_states(node: Node) -> None:
     pod, ident = own_cpu(node, QUIET)
     assert state() == ("3", "0")
@@ -146,6 +147,7 @@ def test_load_balancing_and_quota(node: Node) -> None:
     node.remove_pod(pod)
 
 
+@pytest.mark.effect("crio.runtime.shared_cpuset")
 def test_shared_cpus(node: Node) -> None:
     name = "shares"
     marks = {"own-cpus": "", f"cpu-shared.crio.io/{name}": "enable"}
@@ -191,6 +193,7 @@ def limits(node: Node, pod: str, **more: object) -> str:
     return pathlib.Path(f"{CGROUPS}/blkio{CLASSES}/crio-{ident}/blkio.throttle.read_bps_device").read_text().strip()
 
 
+@pytest.mark.effect("crio.runtime.blockio_config_file")
 def test_a_class_by_annotation_and_after_a_reload(node: Node) -> None:
     number = disk()[1]
     marks = {"blockio.resources.beta.kubernetes.io/container.slow": "slow"}
@@ -234,6 +237,7 @@ def encrypted(
     return name, kind
 
 
+@pytest.mark.effect("crio.runtime.decryption_keys_path")
 def test_a_pull_needs_the_key(encrypted: tuple[str, str], node: Node) -> None:
     name, kind = encrypted
     keys = pathlib.Path(node.dir, "keys")
@@ -261,6 +265,7 @@ def used(group: str) -> int:
     return int(pathlib.Path(f"{CGROUPS}/cpuacct{group}/cpuacct.usage").read_text())
 
 
+@pytest.mark.effect("crio.runtime.separate_pull_cgroup")
 def test_extraction_is_charged_to_the_group_of_pulls(node: Node, images: Pushed) -> None:
     before = used("/pulls")
     push_image(images.registry, "pulls/one:1", [{"blob": os.urandom(2 << 20)}])

@@ -332,6 +332,7 @@ def test_sysctls(node: Node) -> None:
             node.pod(linux=linux(sysctls=bad))
 
 
+@pytest.mark.effect("crio.runtime.cgroup_manager")
 def test_cgroup_parent(node: Node) -> None:
     parent = "/kubepods-test/burstable/pod1"
     pod = node.pod(linux=linux(cgroup_parent=parent))

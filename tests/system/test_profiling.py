@@ -46,6 +46,9 @@ def of(daemon: Daemon, target: str) -> Read:
     return read(body)
 
 
+@pytest.mark.effect(
+    "cli.enable_profile_unix_socket", "cli.profile", "cli.profile_cpu", "cli.profile_mem", "cli.profile_port"
+)
 def test_profiles_on_both_places_and_of_the_whole_run(daemon: Daemon) -> None:
     cpu, memory = f"{daemon.dir}/cpu.pb.gz", f"{daemon.dir}/mem.pb.gz"
     flags = ("--profile", "--profile-port", "0", "--enable-profile-unix-socket")

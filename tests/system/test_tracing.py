@@ -74,6 +74,7 @@ def flow_of(collector: Collector, kind: str, subject: str) -> Span:
     return found
 
 
+@pytest.mark.effect("crio.tracing.enable_tracing", "crio.tracing.tracing_endpoint")
 def test_a_pods_life(node: Node, collector: Collector, no_leaks: None) -> None:
     pod = node.pod("traced")
     ctr = node.start(pod, "sleep", "1000", name="traced-ctr")
@@ -163,6 +164,7 @@ def test_profiles_are_not_served_by_default(node: Node) -> None:
     assert "Profiles are served" not in node.daemon.log
 
 
+@pytest.mark.effect("crio.tracing.tracing_sampling_rate_per_million")
 def test_only_callers_with_a_trace(node: Node, collector: Collector) -> None:
     """Rate 0, on the same containers; what has not been sent is sent at the end."""
     pathlib.Path(node.dir, "conf.d", "20-rate.conf").write_text(CONFIG.format(endpoint=collector.endpoint, rate=0))

@@ -80,12 +80,13 @@ HANDLER = (
         "monitor_env", "strings", (), "Environment of the monitor.", (rules.each(rules.environment),),
     ),
     _handler(
-        "monitor_exec_cgroup", "string", "", "container: monitors of execs count into the container's cgroup.",
+        "monitor_exec_cgroup", "string", "", "container: monitors of execs count into the container's "
+        "cgroup. Not used: execs have no monitor.",
         (rules.one_of("", "container"),),
     ),
     _handler(
-        "platform_runtime_paths", "map", (), "Other runtime programs by platform, such as linux/arm64, chosen by "
-        "the annotation platform-runtime-path.crio.io.",
+        "platform_runtime_paths", "map", (), "Runtime programs for containers whose image is of another "
+        "platform, such as linux/arm64. The annotation platform-runtime-path.crio.io names a platform instead.",
     ),
     _handler(
         "runtime_pull_image", "bool", False, "The runtime pulls the image itself. Only for type vm.", later=_VM
@@ -98,7 +99,7 @@ HANDLER = (
     ),
     _handler(
         "stream_websockets", "bool", False,
-        "The monitor of type pod would serve exec and attach. The daemon always does, over WebSocket as well.",
+        "The monitor of type pod would serve exec and attach. Not used: the daemon does, over WebSocket as well.",
     ),
     _handler(
         "exec_cpu_affinity", "string", "",

@@ -60,10 +60,11 @@ ROWS = (
         "crio.image.pause_command",
         "string",
         "/pause",
-        "Command of the infra container, where a pod has one. Empty: what the image says.",
+        "Command of the infra container. Not used: pods that have one get pycrio's own pause program.",
         flags=("--pause-command",),
         env=("CONTAINER_PAUSE_COMMAND",),
         reload="sighup",
+        later="pause programs other than its own",
     ),
     Row(
         "crio.image.pinned_images",

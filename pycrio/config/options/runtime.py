@@ -411,7 +411,7 @@ _PODS = (
         "crio.runtime.ctr_stop_timeout",
         "int",
         30,
-        "Seconds that a container gets between its stop signal and SIGKILL where the caller sets no time; at least 30.",
+        "At least 30. Not used: how long a container gets between its stop signal and SIGKILL says the caller.",
         flags=("--ctr-stop-timeout",),
         env=("CONTAINER_STOP_TIMEOUT",),
     ),

@@ -66,8 +66,14 @@ class Hooks:
     """See ``flows.ports.Hooks``. Directories are read again when they have changed."""
 
     def __init__(self, settings: Settings) -> None:
+        """Make what is missing, so that what is put there later is seen where others look for it, too."""
         self.settings = settings
         self._loaded = _Loaded()
+        for directory in settings.directories:
+            try:
+                os.makedirs(directory, mode=0o755, exist_ok=True)
+            except OSError as e:
+                log.warning("OCI hooks directory is left out", path=directory, error=e.strerror)
 
     def apply(self, config: dict[str, Any], annotations: Mapping[str, str], has_bind_mounts: bool) -> None:
         """Add the hooks that match, in the order of their file names."""

@@ -91,7 +91,7 @@ def _running(node: Node, ident: str) -> ContainerRecord:
 
 async def freeze(node: Node, container: ContainerRecord) -> None:
     """Pause a container. The record says so first: after a crash somebody must know whom to thaw."""
-    runtime, handler = node.host.runtime, node.host.handlers.get(container.handler)
+    runtime, handler = node.host.runtime, node.handler_of(container)
     node.live(container.id).unfrozen.clear()
     node.containers.put(replace(container, paused=True))
     await runtime.pause(handler, container.id, True)
@@ -105,7 +105,7 @@ async def thaw(node: Node, ident: str) -> None:
     try:
         if not container.paused:
             return
-        handler = node.host.handlers.get(container.handler)
+        handler = node.handler_of(container)
         try:
             await node.host.runtime.pause(handler, ident, False)
         except PycrioError:
@@ -128,7 +128,7 @@ async def _capture(node: Node, container: ContainerRecord, undo: Undo) -> Captur
     await host.checkpoints.capture(
         CaptureRequest(
             container_id=container.id,
-            handler=host.handlers.get(container.handler),
+            handler=node.handler_of(container),
             directory=directory,
             log_path=container.log_path,
             binds=await _binds(node, container),

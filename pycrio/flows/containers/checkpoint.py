@@ -21,7 +21,7 @@ async def checkpoint(node: Node, ident: str, location: str, timeout: int) -> Non
     ``timeout`` is not heeded, as with CRI-O: a dump that is cut off would break the container.
     """
     container = capture.known(node, ident)
-    await capture.need(node, node.host.handlers.get(container.handler))
+    await capture.need(node, node.handler_of(container))
     if container.state is not ContainerState.RUNNING:
         raise WrongState(f"container {container.id} is not running")
     if not posixpath.isabs(location) or location.endswith("/"):

@@ -104,6 +104,7 @@ async def create(node: Node, pod_id: str, config: ContainerConfig, pod_config: P
 async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str, checkpoint: str) -> str:
     host = node.host
     handler = host.handlers.get(pod.handler)
+    annotations = pod_options.allowed(pod.config, handler, host.options)
     with steps.flow("CreateContainer", name):
         async with node.turns.of(("name", name)), Undo("create container") as undo:
             ident = new_id()
@@ -111,6 +112,7 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
             undo.push("release name", node.names.release, name, ident)
             with steps.step("container image"):
                 image, origin = await _origin(node, config, pod, (ident, checkpoint), undo)
+                handler = for_platform(handler, annotations, image)
             with steps.step("container storage creation"):
                 making = await _storage(
                     node,
@@ -119,7 +121,7 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
                         config=origin.config if origin else config,
                         handler=handler,
                         image=image,
-                        annotations=pod_options.allowed(pod.config, handler, host.options),
+                        annotations=annotations,
                         ident=ident,
                         name=name,
                         dirs=ContainerDirs("", ""),
@@ -141,6 +143,18 @@ async def _create(node: Node, pod: PodRecord, config: ContainerConfig, name: str
     node.events.publish(Event(EventType.CREATED, pod.id, ident, now()))
     log.info("Created container", id=ident, name=name, image=record.image_name)
     return ident
+
+
+def for_platform(handler: Handler, annotations: dict[str, str], image: StoredImage) -> Handler:
+    """The handler with the runtime program for the platform (``os/architecture``) that the annotation names, else for
+    that of the image, where it has one."""
+    if not handler.platform_runtime_paths:
+        return handler
+    platform = pod_options.value_of(annotations, "platform-runtime-path.crio.io")
+    if platform is None:
+        document = json.loads(image.config.raw or b"{}")
+        platform = f"{document.get('os', '')}/{document.get('architecture', '')}"
+    return replace(handler, path=handler.platform_runtime_paths.get(platform, handler.path))
 
 
 async def _origin(
@@ -259,6 +273,9 @@ def _record(making: Making, parts: Parts, plan: MountPlan, who: users.ResolvedUs
         resources=config.resources,
         mounts=plan.reported,
         privileged=config.security.privileged,
+        runtime_path=making.handler.path
+        if making.handler.path in making.handler.platform_runtime_paths.values()
+        else "",
     )
 
 

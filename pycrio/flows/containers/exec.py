@@ -44,7 +44,7 @@ async def exec_stream(node: Node, ident: str, argv: tuple[str, ...], tty: bool, 
 def _request(node: Node, container: ContainerRecord, process: dict[str, Any], timeout: float) -> ExecRequest:
     return ExecRequest(
         container_id=container.id,
-        handler=node.host.handlers.get(container.handler),
+        handler=node.handler_of(container),
         process=process,
         timeout=timeout,
         cap=OUTPUT_CAP,

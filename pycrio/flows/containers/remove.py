@@ -47,7 +47,7 @@ async def _remove(node: Node, container: ContainerRecord, deadline: float | None
 async def release(node: Node, container: ContainerRecord) -> None:
     """Give back what a container holds on the host; each step bears being repeated."""
     host = node.host
-    await host.runtime.delete(host.handlers.get(container.handler), container.id)
+    await host.runtime.delete(node.handler_of(container), container.id)
     await host.monitors.forget_exit(container.id)
     pod = node.pods.resolve(container.pod_id)
     if pod is not None:

@@ -25,7 +25,7 @@ async def start(node: Node, ident: str) -> None:
         container = node.containers.get(container.id)
         if container.state is not ContainerState.CREATED:
             raise WrongState(f"container {container.id} is not in created state: {container.state.name.lower()}")
-        handler = node.host.handlers.get(container.handler)
+        handler = node.handler_of(container)
         await node.plugins.starting(container)
         with steps.flow("StartContainer", container.name), steps.step("start"):
             failure: PycrioError | None = None

@@ -90,7 +90,7 @@ async def _thaw(node: Node, container: ContainerRecord) -> None:
     """A frozen process does not see signals."""
     try:
         if container.paused:
-            await node.host.runtime.pause(node.host.handlers.get(container.handler), container.id, False)
+            await node.host.runtime.pause(node.handler_of(container), container.id, False)
             node.containers.put(replace(node.containers.get(container.id), paused=False))
     except PycrioError as e:
         log.warning("Container could not be thawed before its stop, going on", id=container.id, error=str(e))

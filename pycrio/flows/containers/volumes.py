@@ -110,7 +110,7 @@ async def _source(node: Node, host_path: str, restoring: bool) -> str:
         return real
     if restoring:
         raise InvalidRequest(f"cannot mount {host_path}: path does not exist, and the checkpoint to restore needs it")
-    if host_path in node.host.options.absent_mount_sources_to_reject:
+    if path in node.host.options.absent_mount_sources_to_reject:
         raise InvalidRequest(f"cannot mount {host_path}: path does not exist and will not be created as a directory")
     try:
         await node.host.files.make_dirs(path)

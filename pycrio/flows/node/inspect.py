@@ -63,5 +63,5 @@ async def freeze(node: Node, ident: str, frozen: bool) -> None:
             raise WrongState(f"container {container.id} is not in running or created state, so it cannot be paused")
         if not frozen and not container.paused:
             raise WrongState(f"container {container.id} is not in paused state, so it cannot be unpaused")
-        await node.host.runtime.pause(node.host.handlers.get(container.handler), container.id, frozen)
+        await node.host.runtime.pause(node.handler_of(container), container.id, frozen)
         node.containers.put(replace(container, paused=frozen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import sys
@@ -57,6 +58,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[
     logging.lastResort = last
 
 
+@pytest.mark.effect("cli.log")
 def test_the_daemon_starts_with_a_dump_in_the_log(daemon: Calls, tmp_path: pathlib.Path) -> None:
     assert __main__.main(["--runtimes", "runc:/usr/sbin/runc:/run/runc"]) == 0
     ((name, config, _),) = daemon.seen
@@ -68,6 +70,14 @@ def test_the_daemon_starts_with_a_dump_in_the_log(daemon: Calls, tmp_path: pathl
     assert any(r'msg="FLAG: --runtimes=\"crun,runc\""' in line for line in lines)
     assert r"pids_limit = 5\n" in lines[-1]
     assert log.get("x").enabled(log.DEBUG)
+
+
+@pytest.mark.effect("cli.log_format")
+def test_the_log_may_be_json(daemon: Calls, tmp_path: pathlib.Path) -> None:
+    assert __main__.main(["--log-format", "json"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {"time", "level", "msg"} <= set(lines[0])
+    assert lines[-1]["msg"].startswith("Effective configuration:\n")
 
 
 def test_wipe_and_check(daemon: Calls) -> None:

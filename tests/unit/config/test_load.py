@@ -21,6 +21,7 @@ def faults(conf: Load, text: str = "", *argv: str, **kwargs: object) -> list[str
     return caught.value.faults
 
 
+@pytest.mark.effect("cli.config", "cli.config_dir")
 def test_each_source_wins_over_the_former(conf: Load, tmp_path: pathlib.Path) -> None:
     key = "crio.runtime.log_level"
     text = '[crio.runtime]\nlog_level = "warn"\n'
@@ -311,6 +312,7 @@ def test_cgroupfs_knows_no_slice(conf: Load) -> None:
     assert (found.text("crio.runtime.cgroup_manager"), found.flag("crio.runtime.selinux")) == ("cgroupfs", True)
 
 
+@pytest.mark.effect("crio.stats.stats_collection_period")
 def test_deprecated_keys_move_to_their_successors(conf: Load) -> None:
     text = """
 [crio.runtime]

@@ -11,11 +11,12 @@ import pytest
 from pycrio.errors import InvalidRequest
 from pycrio.flows.pods.options import IdMaps, shm_size, user_maps
 from pycrio.flows.pods.run import run
-from pycrio.flows.ports import Options
+from pycrio.flows.ports import Labels, Options
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig
 from pycrio.model.security import IdMapping, NamespaceMode, NamespaceOptions, PodSecurity, UserNamespace
 from tests.fakes.node import fake_node, pod_config
+from tests.fakes.surroundings import FakeSecurity
 
 NODE_UIDS, NODE_GIDS = (IdMapping(0, 200000, 1000),), (IdMapping(0, 300000, 1000),)
 AUTO = (IdMapping(0, 100000, 65536),)
@@ -100,3 +101,18 @@ async def test_a_pod_of_a_mapped_node(tmp_path: pathlib.Path) -> None:
         pod = node.pods.get(await run(node, pod_config(), ""))
         assert (pod.uid_map, pod.gid_map) == (NODE_UIDS, NODE_GIDS)
         assert "user" in fake.namespaces.pinned.values()
+
+
+@pytest.mark.effect("crio.runtime.hostnetwork_disable_selinux")
+@pytest.mark.parametrize("without", [True, False])
+async def test_labels_of_pods_in_the_hosts_network(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, without: bool
+) -> None:
+    monkeypatch.setattr(FakeSecurity, "labels", lambda self, options, handler: Labels("process", "mount"))
+    on_host = PodSecurity(NamespaceOptions(network=NamespaceMode.NODE))
+    async with fake_node(str(tmp_path), hostnetwork_disable_selinux=without) as (node, _):
+        labels = []
+        for security in (on_host, PodSecurity()):
+            pod = node.pods.get(await run(node, pod_config(f"pod-{len(labels)}", security=security), ""))
+            labels.append((pod.selinux_process_label, pod.selinux_mount_label))
+    assert labels == [("", "") if without else ("process", "mount"), ("process", "mount")]

@@ -150,6 +150,7 @@ async def test_shared_cpus(tmp_path: pathlib.Path) -> None:
         assert fake.runtime.updates[ident]["cpu"]["cpus"] == "0,4-5"
 
 
+@pytest.mark.effect("crio.runtime.runtimes.*.exec_cpu_affinity")
 async def test_execs_start_on_the_first_own_cpu(tmp_path: pathlib.Path) -> None:
     async with fake_node(str(tmp_path)) as (node, fake):
         allow(fake, exec_cpu_affinity="first")

@@ -109,6 +109,7 @@ def test_what_is_no_quantity(text: str) -> None:
         quantity(text)
 
 
+@pytest.mark.effect("crio.runtime.blockio_reload")
 async def test_classes_are_read_once_or_each_time(devices: pathlib.Path) -> None:
     path = devices / "classes.yaml"
     path.write_text("Classes: {a: [{Weight: 10}]}")

@@ -197,6 +197,7 @@ def test_the_machine(tree: pathlib.Path) -> None:
         resctrl.look(str(tree), False)
 
 
+@pytest.mark.effect("crio.runtime.rdt_config_file")
 async def test_groups_are_set_up(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
     monkeypatch.setattr(os, "rmdir", lambda path: removed.append(os.path.basename(path)))

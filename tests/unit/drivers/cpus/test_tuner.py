@@ -224,6 +224,7 @@ async def test_siblings(machine: Machine) -> None:
     assert await driver.siblings("2-3") == "2"
 
 
+@pytest.mark.effect("crio.runtime.irqbalance_config_restore_file")
 async def test_after_a_boot_the_first_ban_list_comes_back(machine: Machine) -> None:
     backup = machine.root / "backup"
     driver = machine.driver(str(backup))

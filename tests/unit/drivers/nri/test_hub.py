@@ -227,6 +227,7 @@ async def test_events_reach_everybody_though_one_fails(path: str) -> None:
         assert "StartContainer" in second.calls
 
 
+@pytest.mark.effect("crio.nri.nri_plugin_request_timeout")
 async def test_a_plugin_that_does_not_answer_is_dropped(path: str) -> None:
     def never(request: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().create_future()

@@ -156,6 +156,7 @@ async def test_layer_that_drips(tmp_path: pathlib.Path) -> None:
         await refused(tmp_path, fake, Timeout, "pull_progress_timeout", pull_progress_timeout=0.3)
 
 
+@pytest.mark.effect("crio.image.pull_progress_timeout")
 async def test_layer_that_stops(tmp_path: pathlib.Path) -> None:
     async def hang() -> AsyncIterator[bytes]:
         yield b"x"

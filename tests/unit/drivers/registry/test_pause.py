@@ -20,6 +20,7 @@ def guarded(request: Request) -> Reply | None:
     return refuse(401, "UNAUTHORIZED", "who are you", WWW_Authenticate='Basic realm="lab"')
 
 
+@pytest.mark.effect("crio.image.pause_image_auth_file")
 async def test_its_credentials_are_for_it_alone(tmp_path: pathlib.Path) -> None:
     image = build_image([{"a": b"1"}])
     secrets = tmp_path / "pause.json"

@@ -31,6 +31,7 @@ def armed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
     return loaded
 
 
+@pytest.mark.effect("crio.runtime.apparmor_profile")
 def test_apparmor_names(armed: pathlib.Path) -> None:
     host = AppArmor("")
     assert host.name_for(None, False) == host.name_for(DEFAULT, False) == "crio-default"
@@ -113,6 +114,7 @@ def labelled(monkeypatch: pytest.MonkeyPatch) -> SELinux:
     return SELinux(True)
 
 
+@pytest.mark.effect("crio.runtime.selinux")
 def test_every_pod_has_a_level_of_its_own(labelled: SELinux) -> None:
     seen = set()
     for _ in range(300):
