@@ -1,7 +1,8 @@
 /* Namespaces of pods: made by a short-lived holder, configured inside it, pinned by bind mounts, removed by path.
  *
- * Safe in a process with many threads: no thread of the caller changes its namespaces. All calls block for
- * milliseconds; whatever they made is gone again when they fail. Results and errors as in common/err.h. */
+ * Safe in a process with many threads: no thread of the caller changes its namespaces (but by pc_ns_join_mount). All
+ * calls block for milliseconds; whatever they made is gone again when they fail. Results and errors as in common/err.h.
+ */
 #pragma once
 #include "common/err.h"
 #include <stdbool.h>
@@ -36,6 +37,10 @@ int pc_ns_hold_userns(const struct pc_ns_spec *maps, int *ret_fd, struct pc_err 
 int pc_ns_pin(const char *source, const char *path, struct pc_err *reterr);    /* -EEXIST when path exists */
 int pc_ns_unpin(const char *path, struct pc_err *reterr);                      /* 1, or 0 when there was nothing */
 int pc_ns_inode(const char *path, uint64_t *ret_inode, struct pc_err *reterr); /* -ENXIO: no namespace file */
+
+/* Move the calling thread, which must be the only one, into a mount namespace; its root becomes the working directory.
+ * -ENXIO: no file of a mount namespace. */
+int pc_ns_join_mount(const char *path, struct pc_err *reterr);
 
 /* File below /proc/sys of a sysctl name (dots or slashes, the first of them decides), and the kind it belongs to. */
 int pc_ns_sysctl(const char *name, char *ret_path, size_t size, enum pc_ns_kind *ret_kind, struct pc_err *reterr);

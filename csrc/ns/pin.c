@@ -3,6 +3,9 @@
 #include "common/sys.h"
 #include "ns/holder.h"
 #include <fcntl.h>
+#include <linux/nsfs.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -62,5 +65,19 @@ int pc_ns_inode(const char *path, uint64_t *ret_inode, struct pc_err *reterr) {
         if (fs.f_type != NSFS_SUPER)
                 return pc_fail(reterr, ENXIO, "not a namespace file", path);
         *ret_inode = st.st_ino;
+        return 0;
+}
+
+int pc_ns_join_mount(const char *path, struct pc_err *reterr) {
+        struct statfs fs;
+        _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0)
+                return pc_fail_errno(reterr, "open namespace", path);
+        if (fstatfs(fd, &fs) < 0)
+                return pc_fail_errno(reterr, "statfs", path);
+        if (fs.f_type != NSFS_SUPER || ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNS)
+                return pc_fail(reterr, ENXIO, "not a mount namespace", path);
+        if (setns(fd, CLONE_NEWNS) < 0)
+                return pc_fail_errno(reterr, "setns", path);
         return 0;
 }

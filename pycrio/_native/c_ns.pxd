@@ -34,6 +34,7 @@ cdef extern from "ns/ns.h" nogil:
     int pc_ns_pin(const char *source, const char *path, pc_err *reterr)
     int pc_ns_unpin(const char *path, pc_err *reterr)
     int pc_ns_inode(const char *path, uint64_t *ret_inode, pc_err *reterr)
+    int pc_ns_join_mount(const char *path, pc_err *reterr)
     int pc_ns_sysctl(const char *name, char *ret_path, size_t size, pc_ns_kind *ret_kind, pc_err *reterr)
 
 cdef extern from "ns/net.h" nogil:

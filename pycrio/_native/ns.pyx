@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Namespaces of pods: make, configure, pin, look into, remove (csrc/ns). Call in the pool "mount".
 
-Every function blocks without the GIL and changes nothing about the calling thread. Failures raise NativeError whose
+Every function blocks without the GIL and, join_mount apart, changes nothing about the calling thread. Failures raise NativeError whose
 ``step`` says what was being done; nothing that was made before the failure remains.
 """
 
@@ -231,6 +231,18 @@ def is_pinned(path):
             return False
         raise
     return True
+
+
+def join_mount(path):
+    """Move this process, which must have one thread only, into a mount namespace. ENXIO: no file of one."""
+    cdef bytes name = _text(path)
+    cdef const char *cname = name
+    cdef pc_err err
+    cdef int r
+    with nogil:
+        r = c.pc_ns_join_mount(cname, &err)
+    if r < 0:
+        raise native_error(&err)
 
 
 def sysctl_kind(name):

@@ -12,8 +12,12 @@ PAGES = {8: "pycrio", 5: "crio.conf"}
 
 def config(settings: Settings, environ: Mapping[str, str], default: bool) -> int:
     """``pycrio config``: the file on standard output, warnings on standard error."""
+    from pycrio.commands import mount_namespace
     from pycrio.config import load, render
 
+    failure = mount_namespace.join(environ)
+    if failure:
+        sys.stderr.write(f"warning: mount namespace of {mount_namespace.VARIABLE} is not joined: {failure}\n")
     loaded = load.load(settings, environ, read_files=not default)
     for warning in loaded.warnings:
         sys.stderr.write(f"warning: {warning}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from pycrio.commands import mount_namespace
 from pycrio.config import load, render
 from pycrio.config.load import Settings
 from pycrio.config.options import ROWS, Row
@@ -39,6 +40,7 @@ def _shown(config: Config, row: Row) -> str:
 
 def prepare(settings: Settings, environ: Mapping[str, str]) -> Config | None:
     """Configuration and log of a command that works on the node; None after every fault has been logged."""
+    failure = mount_namespace.join(environ)
     try:
         config = load.load(settings, environ)
         log.setup(
@@ -55,6 +57,7 @@ def prepare(settings: Settings, environ: Mapping[str, str]) -> Config | None:
     except OSError as error:
         _log.fatal("The log file cannot be opened", error=error)
         return None
+    mount_namespace.tell(_log, environ, failure)
     for warning in config.warnings:
         _log.warning(warning)
     return config

@@ -44,6 +44,17 @@ _FILES = (
     ("/etc/cni/net.d/", "Networks of pods."),
     ("/var/run/crio/crio.sock", "Socket for the kubelet and for the status pages."),
 )
+_VARIABLES = (
+    (
+        "KUBENSMNT",
+        "File on which a mount namespace is bound, which pycrio joins before it does anything else. Where that cannot "
+        "be done it runs in that of its parent and logs a warning.",
+    ),
+    ("CONTAINERS_STORAGE_CONF", "Read this file instead of containers-storage.conf(5)."),
+    ("STORAGE_DRIVER, STORAGE_OPTS", "Driver and options of the store, instead of those in that file."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd(1): readiness, reloads and signs of life are told there."),
+    ("TMPDIR", "Directory of the files that SIGUSR1 and status heap write."),
+)
 _SIGNALS = (
     ("SIGHUP", "Read the files again and take over what may change live. Flags and environment are not applied again."),
     ("SIGUSR1", "Write the stacks of all tasks and threads to a file in the temporary directory."),
@@ -74,6 +85,9 @@ def program_page() -> list[Block]:
         Block("heading", "FLAGS"),
         Block("text", "Lists may be given by repeating a flag, or once with commas."),
         Block("terms", terms=tuple(_flag_term(row) for row in GLOBAL if row.flags and not row.hidden)),
+        Block("heading", "ENVIRONMENT"),
+        Block("text", "Most flags have a variable of their own, named above. Besides these:"),
+        Block("terms", terms=_VARIABLES),
         Block("heading", "SIGNALS"),
         Block("terms", terms=_SIGNALS),
         Block("heading", "EXIT STATUS"),

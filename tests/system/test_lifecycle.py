@@ -231,3 +231,35 @@ def test_a_reboot(directory: str, isolation: Isolation, images: Pushed) -> None:
         assert node.sh(pod, "echo up") == "up\n"
         node.clear()
         node.cri.close()
+
+
+@pytest.mark.parametrize("kind", ["mount", "net", "file", "absent"])
+def test_a_mount_namespace_to_join(directory: str, isolation: Isolation, images: Pushed, kind: str) -> None:
+    """KUBENSMNT: there pods are run; what is no mount namespace costs a warning only."""
+    pin = f"{directory}/kubens"
+    pathlib.Path(pin).touch()
+    own = os.readlink("/proc/self/ns/mnt")
+    if kind in ("mount", "net"):
+        subprocess.run(["unshare", f"--{kind}={pin}", "true"], check=True)
+    try:
+        with daemon_in(directory, KUBENSMNT=f"{directory}/none" if kind == "absent" else pin) as daemon:
+            daemon.insecure(images.registry.address)
+            daemon.start()
+            assert daemon.process is not None
+            now = os.readlink(f"/proc/{daemon.process.pid}/ns/mnt")
+            if kind != "mount":
+                assert now == own
+                assert "KUBENSMNT is not joined, going on in that of the parent" in daemon.log
+                return
+            assert now == f"mnt:[{os.stat(pin).st_ino}]"
+            assert 'msg="Joined mount namespace"' in daemon.log
+            node = Node(daemon, isolation, images.busy)
+            node.cri.PullImage(image={"image": images.busy})
+            ctr = node.start(node.pod(), "sleep", "1000")
+            assert bytes(node.exec(ctr, "echo", "here").stdout) == b"here\n"
+            assert mounts_below(directory) == [pin]
+            node.clear()
+            node.cri.close()
+    finally:
+        if kind in ("mount", "net"):
+            unmount(pin)
