@@ -71,14 +71,19 @@ def cgroups(place: Place, manager: str, driver_root: str = "/sys/fs/cgroup") -> 
     mounts = [(words[4], words[words.index("-") + 1], words[-1]) for words in lines if "-" in words]
     v2 = [point for point, kind, _ in mounts if kind == "cgroup2"]
     v1 = {name for _, kind, options in mounts if kind == "cgroup" for name in options.split(",")}
+    beside: list[str] = []
     if driver_root in v2:
         found = set((place.text(f"{driver_root}/cgroup.controllers") or "").split())
         yield ok("cgroups", "version 2")
         wanted = ["cpu", "cpuset", "io", "memory", "pids"]
     elif v1:
         found = v1
+        beside = (place.text(f"{v2[0]}/cgroup.controllers") or "").split() if v2 else []
         mode = "version 1 with a version 2 hierarchy beside it (hybrid)" if v2 else "version 1"
-        yield warn("cgroups", mode, "newer kubelets refuse version 1: boot with systemd.unified_cgroup_hierarchy=1")
+        if beside:
+            mode += f", which has {', '.join(beside)}"
+        remedy = "newer kubelets refuse version 1" + (", crun refuses controllers in both" if beside else "")
+        yield warn("cgroups", mode, f"{remedy}: {_unified(place)}")
         wanted = ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"]
     else:
         yield fail("cgroups", f"no control groups are mounted at {driver_root}", "mount cgroup2 there")
@@ -93,8 +98,16 @@ def cgroups(place: Place, manager: str, driver_root: str = "/sys/fs/cgroup") -> 
     else:
         yield ok("cgroup controllers", ", ".join(wanted))
     if "hugetlb" not in found:
-        yield warn("cgroup controllers", "no hugetlb", "limits of huge pages are ignored")
+        where = "hugetlb is in the version 2 hierarchy, which runtimes do not use here" if "hugetlb" in beside else ""
+        yield warn("cgroup controllers", where or "no hugetlb", "limits of huge pages are ignored")
     yield _manager(place, manager)
+
+
+def _unified(place: Place) -> str:
+    """How to get version 2 alone."""
+    if place.exists("/run/systemd/system"):
+        return "boot with systemd.unified_cgroup_hierarchy=1"
+    return "mount cgroup2 alone on /sys/fs/cgroup at boot"
 
 
 def _manager(place: Place, manager: str) -> Finding:
@@ -109,7 +122,7 @@ def _manager(place: Place, manager: str) -> Finding:
     if manager == "cgroupfs" and booted:
         remedy = "two managers of one tree get in each other's way: prefer systemd, in the kubelet as well"
         return warn("cgroup manager", "cgroupfs on a host that systemd runs", remedy)
-    return ok("cgroup manager", manager)
+    return ok("cgroup manager", manager if booted else f"{manager}, on a host that was not booted with systemd")
 
 
 def privileges(place: Place, effective: frozenset[str], nofile: int) -> Iterator[Finding]:
@@ -126,7 +139,7 @@ def privileges(place: Place, effective: frozenset[str], nofile: int) -> Iterator
     if not vital and all(name in effective for name in WITHOUT):
         yield ok("capabilities", "all that are needed")
     if nofile < 65536:
-        remedy = "set LimitNOFILE=1048576 in the unit"
+        remedy = "raise it (LimitNOFILE=1048576 in the unit): pods and their pulls take hundreds"
         yield warn("open files", f"this process may have no more than {nofile}", remedy)
     else:
         yield ok("open files", f"limit {nofile}")

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 from pycrio import wiring
 from pycrio._native.base import NativeError
 from pycrio._native.run import run
-from pycrio.commands import hostcheck
+from pycrio.commands import hostcheck, trial
 from pycrio.commands.finding import Finding, Place, fail, ok, warn
 from pycrio.config.values import Config, HandlerConf
 from pycrio.drivers.network import conf as networks
 from pycrio.drivers.runtime.handlers import probe
+from pycrio.drivers.security.host import held_capabilities
 from pycrio.errors import ConfigError
 
 VERSION_TIMEOUT = 10.0
@@ -22,7 +23,7 @@ PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")  # where pack
 
 
 async def runtimes(config: Config) -> AsyncIterator[Finding]:
-    """Every handler: its program, its version, what it can do; its monitor."""
+    """Every handler: its program, its version, what it can do, whether it does it here; its monitor."""
     default = config.text("crio.runtime.default_runtime")
     for name, handler in config.handlers.items():
         subject = f"runtime {name}" + (" (default)" if name == default else "")
@@ -53,6 +54,11 @@ async def runtimes(config: Config) -> AsyncIterator[Finding]:
             yield warn(subject, f"{said}; does not report {' and '.join(lacks)}", "pods that ask for them are refused")
         else:
             yield ok(subject, said)
+        if "CAP_SYS_ADMIN" in held_capabilities("CapEff"):
+            failure = await trial.attempt(made, config.text("crio.runtime.cgroup_manager"))
+            subject = f"container by {name}"
+            remedy = "mend that, or choose another runtime with crio.runtime.default_runtime"
+            yield bad(subject, f"cannot be made: {failure}", remedy) if failure else ok(subject, "can be made")
         yield _monitor(config, handler, made.monitor_path)
 
 

@@ -138,6 +138,15 @@ def test_version_1_is_told_with_its_controllers(host: Host) -> None:
     assert controllers.text == "missing: blkio, cpuset, devices, freezer, pids"
     host.put("/proc/self/mountinfo", V1 + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n")
     assert "hybrid" in next(iter(hostcheck.cgroups(host.place, "systemd"))).text
+    host.put("/sys/fs/cgroup/unified/cgroup.controllers", "hugetlb")
+    first, *others = hostcheck.cgroups(host.place, "systemd")
+    assert first.text.endswith("(hybrid), which has hugetlb")
+    assert "crun refuses controllers in both: boot with systemd" in first.remedy
+    assert any("hugetlb is in the version 2 hierarchy" in f.text for f in others)
+    host.drop("/run/systemd/system/x")
+    (host.root / "run/systemd/system").rmdir()
+    assert "mount cgroup2 alone" in next(iter(hostcheck.cgroups(host.place, "cgroupfs"))).remedy
+    assert list(hostcheck.cgroups(host.place, "cgroupfs"))[-1].text.endswith("not booted with systemd")
 
 
 def test_cgroupfs_beside_systemd_is_warned_of(host: Host) -> None:

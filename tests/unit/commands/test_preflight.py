@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import socket
+import tempfile
 
 import pytest
 
@@ -98,10 +99,56 @@ async def runtimes(config: Config) -> list[Finding]:
 async def test_a_runtime_with_every_feature(node: Node) -> None:
     script = f"case $1 in --version) echo runx 9;; features) echo '{json.dumps(FEATURES)}';; esac"
     found = await runtimes(node.handler(node.script("runx", script)))
-    assert [f.level for f in found] == [Level.OK, Level.OK]
+    assert [f.level for f in found] == [Level.OK] * 3
     assert "runx 9" in found[0].text
     assert "(default)" in found[0].subject
-    assert found[1].text.endswith("pycrio-monitor")
+    assert found[2].text.endswith("pycrio-monitor")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'no control  groups' >&2; exit 1", "cannot be made: no control groups"),
+        (
+            'echo \'time="now" level=error msg="the \\\\"words\\\\" of runc"\'; exit 1',
+            'cannot be made: the "words" of runc',
+        ),
+        ("exit 7", "cannot be made: it ended with code 7 and said nothing"),
+        ("exit 0", "can be made"),
+    ],
+)
+async def test_a_container_is_tried(node: Node, script: str, said: str) -> None:
+    """With the state and the bundle of its own, which are gone afterwards, as is the container."""
+    text = f'[ "$1" = --version ] && echo runx 9 && exit\necho "$*" >>{node.root}/calls\n'
+    text += f'[ "$2" = create ] || exit 0\n{script}'
+    found = only(await runtimes(node.handler(node.script("runx", text))), "container by")
+    assert (found.text, found.level) == (said, Level.OK if script == "exit 0" else Level.FAIL)
+    features, create, delete = (line.split() for line in (node.root / "calls").read_text().splitlines())
+    assert features == ["features"]
+    assert (create[0], create[-1]) == (delete[0], delete[-1])
+    assert (create[1:3], delete[1:3]) == (["create", "--bundle"], ["delete", "--force"])
+    assert not os.path.exists(create[3])
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["runc", "crun"])
+async def test_real_runtimes_are_tried(node: Node, name: str) -> None:
+    """What is said is what the runtime does on this host, and no group of it is left."""
+    before = groups()
+    found = only(await runtimes(node.handler(shutil.which(name) or "")), "container by")
+    hybrid = os.path.exists("/sys/fs/cgroup/unified/cgroup.controllers") and bool(
+        pathlib.Path("/sys/fs/cgroup/unified/cgroup.controllers").read_text().split()
+    )
+    if name == "crun" and hybrid:
+        assert (found.level, "hybrid mode" in found.text) == (Level.FAIL, True)
+    else:
+        assert (found.level, found.text) == (Level.OK, "can be made")
+    assert groups() == before
+    assert not list(pathlib.Path(tempfile.gettempdir()).glob("pycrio-check-*"))
+
+
+def groups() -> list[pathlib.Path]:
+    return sorted(pathlib.Path("/sys/fs/cgroup").glob("**/crio-check-*"))
 
 
 async def test_a_runtime_without_features(node: Node) -> None:
