@@ -114,7 +114,8 @@ def _zsh() -> str:
             arguments += ["'1:command:->command'", "'*::argument:->argument'"]
         elif command.words:
             arguments.append(f"'1:value:({' '.join(command.words)})'")
-        lines += [f"{name}() {{", "    local state line", "    _arguments -C \\"]
+        # -A: what stands behind a command is no flag of what stands before it, though it may be spelt alike.
+        lines += [f"{name}() {{", "    local state line", "    _arguments -A '-*' -C \\"]
         lines += [f"        {argument} \\" for argument in arguments] + ["        && return 0"]
         if below:
             lines += ["    case $state in", "        command)", "            local -a commands=("]

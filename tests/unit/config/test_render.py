@@ -258,6 +258,44 @@ def test_bash_completion() -> None:
     assert _complete(["pycrio", "publ"]) == []
 
 
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell 'fpath=({directory} $fpath); autoload -Uz compinit; compinit -u -d {directory}/dump; PS1=; print REA""DY'
+zpty -r shell out '*READY*'
+zpty -w shell 'pycrio() {{ print "GOT""<$*>" }}'
+zpty -w shell $'pycrio {words}\t'
+zpty -r shell out '*GOT<*>*'
+print -r -- ${{${{out##*GOT<}}%%>*}}
+zpty -d shell
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("sta", "status"),
+        ("--log-level debug check --rep", "--log-level debug check --repair"),
+        ("--cgroup-manager cg", "--cgroup-manager cgroupfs"),
+        ("status -s /x time", "status -s /x timeline"),
+        ("completion z", "completion zsh"),
+    ],
+)
+def test_zsh_and_fish_completion(tmp_path: pathlib.Path, words: str, completed: str) -> None:
+    """What the shells themselves make of the last word."""
+    (tmp_path / "_pycrio").write_text(completion.script("zsh"))
+    program = ZSH.format(directory=tmp_path, words=words)
+    done = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == completed
+    (tmp_path / "c.fish").write_text(completion.script("fish"))
+    program = f"source {tmp_path}/c.fish; complete -C 'pycrio {words}'"
+    command = ["fish", "--no-config", "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == [completed.split()[-1]]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completions_offer_every_flag_and_command(shell: str) -> None:
     script = completion.script(shell)
