@@ -65,7 +65,7 @@ def _help(words: Sequence[str]) -> int:
     for word in words:
         found = command.find(word)
         if found is None:
-            break
+            raise PycrioError(f'command "{" ".join([*prefix.split()[1:], word])}" not supported')
         command, prefix = found, f"{prefix} {found.name}"
     sys.stdout.write(manual.help_text(command, prefix))
     return 0
@@ -114,6 +114,8 @@ def _command(command: Command, argv: list[str], parsed: flags.Parsed) -> int:
     if name == "complete":
         from pycrio.commands import documents
 
+        if len(own.rest) > 1:
+            raise PycrioError(f'pycrio complete takes no argument "{own.rest[1]}"')
         return documents.complete(own.rest)
     if own.rest:
         raise PycrioError(f'pycrio {name} takes no argument "{own.rest[0]}"')

@@ -17,7 +17,7 @@ _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem;color:#1c2330;background:#fff}
 h1{font-size:1.3rem}h2{font-size:1rem;margin:1.6rem 0 .3rem}
 .sub{color:#667085;font-weight:normal}
-svg{display:block;width:100%;max-width:1100px}
+svg{display:block;width:100%;min-width:700px;max-width:1100px}
 text{font:12px system-ui,sans-serif;fill:#1c2330}
 .bar{fill:#3b82c4}.bad{fill:#c2413b}.grid{stroke:#e4e7ec}.t{fill:#667085}
 @media(prefers-color-scheme:dark){body{background:#14181f;color:#e4e7ec}text{fill:#e4e7ec}
