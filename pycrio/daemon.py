@@ -139,7 +139,14 @@ class Daemon:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _close(self, parts: wiring.Parts) -> None:
-        for end in (parts.nri.close, parts.network.close, parts.registry.close, parts.cgroups.close, parts.store.close):
+        for end in (
+            parts.notifier.close,
+            parts.nri.close,
+            parts.network.close,
+            parts.registry.close,
+            parts.cgroups.close,
+            parts.store.close,
+        ):
             try:
                 await end()
             except PycrioError as e:

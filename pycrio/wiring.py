@@ -50,6 +50,8 @@ from pycrio.drivers.runtime.cli import Settings as RuntimeSettings
 from pycrio.drivers.runtime.handlers import Handlers, find_program, probe
 from pycrio.drivers.security.host import Security
 from pycrio.drivers.security.host import Settings as SecuritySettings
+from pycrio.drivers.security.notifier import Notifier
+from pycrio.drivers.security.notifier import Settings as NotifierSettings
 from pycrio.errors import ConfigError
 from pycrio.flows.ports import Host, Options, Workload
 from pycrio.model.node import Handler, Identity
@@ -69,6 +71,7 @@ class Parts:
     registry: Registry
     cgroups: Cgroups
     security: Security
+    notifier: Notifier
     nri: Nri
     cpus: CpuTuner
     classes: Classes
@@ -111,6 +114,7 @@ async def build(config: Config, version: str) -> Parts:
         )
     )
     security = Security(security_settings(config))
+    notifier = Notifier(NotifierSettings(os.path.join(os.path.dirname(config.text("crio.api.listen")), "seccomp")))
     monitors = Monitors(
         MonitorSettings(
             exits_dir=config.text("crio.runtime.container_exits_dir"),
@@ -157,6 +161,7 @@ async def build(config: Config, version: str) -> Parts:
         cpus=cpus,
         cpu_groups=CpuGroups(cgroups),
         security=security,
+        notifier=notifier,
         classes=classes,
         devices=devices,
         hooks=Hooks(HookSettings(config.texts("crio.runtime.hooks_dir"))),
@@ -165,7 +170,7 @@ async def build(config: Config, version: str) -> Parts:
         mounts=mounts,
         processes=Processes(),
     )
-    return Parts(host, store, network, registry, cgroups, security, nri, cpus, classes)
+    return Parts(host, store, network, registry, cgroups, security, notifier, nri, cpus, classes)
 
 
 def store_settings(config: Config) -> StoreSettings:

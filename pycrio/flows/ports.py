@@ -476,6 +476,19 @@ class Security(Protocol):
         """Names (``CAP_…``) in the daemon's own bounding set."""
 
 
+class Notifier(Protocol):
+    """Tells of forbidden system calls in containers."""
+
+    def profile(self, document: Mapping[str, Any], container_id: str) -> Mapping[str, Any]:
+        """An OCI linux.seccomp document whose refusals are told."""
+
+    async def listen(self, container_id: str, told: Callable[[str], None]) -> None:
+        """From now on ``told`` hears the name of each forbidden call."""
+
+    async def forget(self, container_id: str) -> None:
+        """Listen to a container no more; absent is fine."""
+
+
 class Classes(Protocol):
     """Classes of service by name, as the operator configured them."""
 
@@ -731,6 +744,7 @@ class Host:
     cpus: CpuTuner
     cpu_groups: CpuGroups
     security: Security
+    notifier: Notifier
     classes: Classes
     devices: Devices
     hooks: Hooks
@@ -770,6 +784,7 @@ __all__ = [
     "Network",
     "NetworkRequest",
     "NetworkResult",
+    "Notifier",
     "Nri",
     "Options",
     "Processes",

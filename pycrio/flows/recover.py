@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from pycrio.errors import PycrioError
 from pycrio.flows import exits
-from pycrio.flows.containers import capture, tuning
+from pycrio.flows.containers import capture, notifier, tuning
 from pycrio.flows.node_state import Node, now
 from pycrio.flows.pods.run import network_request
 from pycrio.flows.ports import Labels
@@ -90,6 +90,7 @@ async def _living(node: Node, container: ContainerRecord) -> None:
         if state is not None and state.get("status") in ("running", "paused"):
             log.info("Start of container was cut off after it had happened, the container runs", id=container.id)
             node.containers.put(replace(container, state=ContainerState.RUNNING, started_at=now()))
+    await notifier.again(node, container)
     if not node.host.processes.alive(container.monitor_pid, container.monitor_start_time):
         log.warning("Container's monitor is gone, its end will be noticed by its process", id=container.id)
 

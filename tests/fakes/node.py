@@ -46,6 +46,7 @@ class FakeHost:
         self.files = surroundings.FakeFiles(script, self.mounts.mounted, image_mounts)
         self.rootfs = images.FakeRootfs(script, self.files)
         self.rootfs.image_mounts = image_mounts
+        self.notifier = surroundings.FakeNotifier()
         self.nri = FakeNri(script)
         self.checkpoints = processes.FakeCheckpoints(script, self.files, self.runtime, "the fake runtime cannot")
         self.files.files["/usr/libexec/pause"] = b"\x7fELF"
@@ -77,6 +78,7 @@ class FakeHost:
             cpus=self.cpus,
             cpu_groups=self.cpu_groups,
             security=surroundings.FakeSecurity(),
+            notifier=self.notifier,
             classes=surroundings.FakeClasses(),
             devices=surroundings.FakeDevices(),
             hooks=surroundings.FakeHooks(),
@@ -90,6 +92,7 @@ class FakeHost:
         """Whatever pods and containers hold on the host; empty values only when nothing is left of any."""
         return {
             "network": set(self.network.attached),
+            "notifiers": set(self.notifier.listeners),
             "hostports": dict(self.hostports.open),
             "namespaces": dict(self.namespaces.pinned),
             "cgroups": set(self.cgroups.pods),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pycrio.errors import AlreadyExists, InvalidRequest, NotFound, StoreFailure
@@ -291,6 +291,22 @@ class FakeClasses:
         if name != "slow":
             raise InvalidRequest(f"there is no RDT class {name!r}")
         return f"{name}-{'pod' if by_pod else 'container'}"
+
+
+class FakeNotifier:
+    """Nobody does what is forbidden, unless a test says so."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, Callable[[str], None]] = {}
+
+    def profile(self, document: Mapping[str, Any], container_id: str) -> Mapping[str, Any]:
+        return {**document, "listenerPath": f"/run/seccomp/{container_id}"}
+
+    async def listen(self, container_id: str, told: Callable[[str], None]) -> None:
+        self.listeners[container_id] = told
+
+    async def forget(self, container_id: str) -> None:
+        self.listeners.pop(container_id, None)
 
 
 class FakeHooks:

@@ -26,8 +26,8 @@ from tests.unit.obs.test_metrics import KNOWN
 
 pytestmark = pytest.mark.system
 PREFIX = "container_runtime_crio_"
-# What nothing in this test (or, for skipped bytes, nothing at all) can bring about.
-WITHOUT_SERIES = {"image_pulls_skipped_bytes_total", "containers_seccomp_notifier_count_total"}
+# What nothing at all brings about, as with CRI-O.
+WITHOUT_SERIES = {"image_pulls_skipped_bytes_total"}
 # What the node dashboard of OpenShift, dashboards for performance tests, integrations of monitoring systems, and
 # general dashboards for processes and Go programs ask for.
 QUERIES = (
@@ -53,6 +53,7 @@ QUERIES = (
     "increase(container_runtime_crio_containers_oom_total[1h])",
     "increase(container_runtime_crio_containers_events_dropped_total[1h])",
     "container_runtime_crio_processes_defunct",
+    "sum by (name, syscall) (rate(container_runtime_crio_containers_seccomp_notifier_count_total[5m]))",
     'container_runtime_crio_default_runtime{runtime="runc"}',
     "rate(process_cpu_seconds_total[5m])",
     "process_resident_memory_bytes / process_virtual_memory_bytes",
@@ -129,7 +130,8 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def node(images: Pushed, isolation: Isolation, port: int) -> Iterator[Node]:
     config = f'[crio.metrics]\nenable_metrics = true\nmetrics_port = {port}\nmetrics_socket = "%s/metrics.sock"\n'
-    node = make_node(images, isolation, prepare=lambda d: config % d)
+    allowed = 'allowed_annotations = ["seccomp-notifier-action.crio.io"]\n'
+    node = make_node(images, isolation, prepare=lambda d: config % d, extra=allowed)
     yield node
     end_node(node)
 
@@ -166,6 +168,12 @@ def lived(node: Node, images: Pushed, port: int) -> Scrape:
     hog = "awk 'BEGIN { x = \"0123456789abcdef\"; while (1) x = x x }'"
     small = secured(resources=pb.LinuxContainerResources(memory_limit_in_bytes=24 << 20))
     assert node.ended(node.start(pod, "sh", "-c", f"exec {hog}", name="hog", linux=small)).reason == "OOMKilled"
+    watched = node.pod("watched", annotations={"seccomp-notifier-action.crio.io": ""})
+    profile = secured(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault))
+    ctr = node.start(
+        watched, "sh", "-c", "swapoff /dev/null; swapoff /dev/null; sleep 1000", name="told", linux=profile
+    )
+    eventually(lambda: node.daemon.log.count(f"Seccomp blocked syscall 'swapoff' in container {ctr}") == 2)
     stall(node, port)
     return scrape(node, port)
 
@@ -213,8 +221,8 @@ def test_names_types_and_labels(lived: Scrape) -> None:
 
 @pytest.mark.effect("crio.runtime.default_runtime")
 def test_values(lived: Scrape, images: Pushed) -> None:
-    def value(name: str, **labels: str) -> float:
-        (found,) = [v for _, had, v in lived.of(PREFIX + name) if had == labels]
+    def value(series: str, **labels: str) -> float:
+        (found,) = [v for _, had, v in lived.of(PREFIX + series) if had == labels]
         return found
 
     assert value("image_pulls_success_total") == 2
@@ -233,7 +241,12 @@ def test_values(lived: Scrape, images: Pushed) -> None:
     hog = [labels["name"] for _, labels, _ in lived.of(f"{PREFIX}containers_oom_count_total")]
     assert [re.match(r"k8s_hog_pod-\d+_default_uid-pod-\d+_0$", name) is not None for name in hog] == [True]
     assert len(lived.of(f"{PREFIX}containers_stopped_monitor_count")) == 1
-    assert value("resources_stalled_at_stage", stage="sandbox network ready") == 1
+    ((_, stage, stalled),) = lived.of(f"{PREFIX}resources_stalled_at_stage")
+    assert stalled == 1
+    assert stage["stage"] in ("sandbox creating", "sandbox network ready")  # as far as the first one was
+    name = "k8s_told_watched_default_uid-watched_0"
+    assert value("containers_seccomp_notifier_count_total", name=name, syscall="swapoff") == 2
+    assert value("containers_events_dropped_total") == 0
     assert value("default_runtime", runtime="runc") == 1
     # app has a layer above the one that was there, the new image has one
     assert value("image_pulls_layer_size_bucket", le="+Inf") == value("image_pulls_layer_size_count") == 2
@@ -298,3 +311,17 @@ def test_certificates_and_collectors(node: Node, port: int) -> None:
         with pytest.raises(ssl.SSLCertVerificationError):
             secure(first)
         assert node.pid == pid
+
+
+def test_zombies_of_the_node_are_counted_at_each_scrape(node: Node, port: int) -> None:
+    def defunct() -> float:
+        ((_, _, found),) = scrape(node, port).of(f"{PREFIX}processes_defunct")
+        return found
+
+    before = defunct()
+    children = [os.spawnv(os.P_NOWAIT, "/bin/true", ["true"]) for _ in range(3)]
+    for pid in children:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert defunct() >= before + 3  # others of this machine may have some, too
+    for pid in children:
+        os.waitpid(pid, 0)

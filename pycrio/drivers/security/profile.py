@@ -113,6 +113,22 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "riscv64": "riscv64", "s390x": "s390x"}
 
 
+# Calls that no container may use, whatever it is: obsolete, or about the machine as a whole.
+NEVER = """
+    _sysctl afs_syscall create_module get_kernel_syms getpmsg kexec_file_load kexec_load move_pages migrate_pages
+    nfsservctl pciconfig_iobase pciconfig_read pciconfig_write putpmsg query_module security sgetmask ssetmask swapoff
+    swapon sysfs tuxcall uselib userfaultfd ustat vm86 vm86old vmsplice vserver add_key keyctl request_key
+    io_uring_setup io_uring_enter io_uring_register pivot_root set_mempolicy mbind get_mempolicy
+    set_mempolicy_home_node
+"""
+
+
+def known_calls() -> frozenset[str]:
+    """Every call that some rule of ours allows, or none."""
+    texts = (*ALWAYS.values(), *ARCH.values(), *BY_CAPABILITY.values(), NEVER)
+    return frozenset(name for text in texts for name in text.split())
+
+
 def _allow(names: str) -> dict[str, Any]:
     return {"names": sorted(names.split()), "action": "SCMP_ACT_ALLOW"}
 

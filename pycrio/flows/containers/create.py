@@ -16,7 +16,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from pycrio.errors import ExternalFailure, InvalidRequest, NotFound, WrongState
-from pycrio.flows.containers import classes, inputs, restore, tuning
+from pycrio.flows.containers import classes, inputs, notifier, restore, tuning
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node, now
@@ -241,6 +241,7 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     inputs.check_memory_floor(record.resources, making.handler.container_min_memory)
     if making.tuning is not None:  # plugins may have given it other CPUs
         record = replace(record, tuning=await tuning.plan(node, making, wanted_of(document["linux"]["resources"])))
+    await notifier.attach(node, making, document, undo)
     inputs.adapt_to_host(node, document)
     if making.origin is not None:
         restore.check_binds(making.origin, document)

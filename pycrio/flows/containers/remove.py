@@ -48,6 +48,7 @@ async def release(node: Node, container: ContainerRecord) -> None:
     """Give back what a container holds on the host; each step bears being repeated."""
     host = node.host
     await host.runtime.delete(node.handler_of(container), container.id)
+    await host.notifier.forget(container.id)
     await host.monitors.forget_exit(container.id)
     pod = node.pods.resolve(container.pod_id)
     if pod is not None:
