@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pycrio.flows.containers.create import Making
 
 MAX_ACCOUNT_FILE = 16 << 20
+FIPS = "/proc/sys/crypto/fips_enabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ async def plan_mounts(node: Node, making: Making, who: ResolvedUser, undo: Undo)
     wanted += await _account_files(node, making, who, taken)
     wanted += await _image_volumes(node, making, who, taken)
     wanted += _configured(node, taken)
+    wanted += await _without_fips(node, making, taken)
     await node.host.files.symlink_in_root(making.rootfs, "/etc/mtab", "/proc/mounts")
     base = spec.defaults(await _default_parts(node, making, taken))
     return MountPlan(
@@ -205,3 +207,16 @@ def _configured(node: Node, taken: set[str]) -> list[OciMount]:
         source = "/etc/localtime" if zone.lower() == "local" else f"/usr/share/zoneinfo/{zone}"
         out.append(OciMount("/etc/localtime", "bind", source, ("bind", "ro", "nodev", "nosuid", "noexec")))
     return out
+
+
+async def _without_fips(node: Node, making: Making, taken: set[str]) -> list[OciMount]:
+    """A pod that says so by its label, and may by the annotation, sees a kernel that is not in FIPS mode."""
+    files, config = node.host.files, making.config
+    asked = making.pod.config.labels.get("FIPS_DISABLE") == "true"
+    if not asked or value_of(making.annotations, "disable-fips.crio.io", config.metadata.name) != "true":
+        return []
+    if FIPS in taken or await files.real_path(FIPS) is None:  # a kernel that knows no such mode
+        return []
+    path = f"{making.dirs.run}/sysctl-fips"
+    await files.write(path, b"0\n", 0o444)
+    return [OciMount(FIPS, "bind", path, ("noexec", "nosuid", "nodev", "ro", "bind"))]
