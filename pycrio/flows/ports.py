@@ -607,8 +607,14 @@ class Mounts(Protocol):
     async def unmount(self, path: str) -> None:
         """Detach whatever is mounted at a path, once per mount."""
 
+    async def unmount_top(self, path: str) -> None:
+        """Detach the mount that was made last at a path, and none below it."""
+
     async def below(self, path: str) -> Sequence[str]:
         """Mount points at and below a path, deepest first."""
+
+    async def binds(self, path: str) -> Sequence[tuple[str, str]]:
+        """Mount points at and below a path, each with what it shows, as a path within that file system."""
 
     def propagation(self, path: str) -> str:
         """``shared``, ``slave`` or ``private`` for the mount that holds a path."""

@@ -19,6 +19,7 @@ from pycrio.errors import PycrioError
 from pycrio.flows import exits
 from pycrio.flows.containers import capture, notifier, tuning
 from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods import linklogs
 from pycrio.flows.pods.run import network_request
 from pycrio.flows.ports import Labels
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
@@ -135,6 +136,7 @@ async def collect_garbage(node: Node) -> None:
         host.hostports.sweep([p.id for p in node.pods if p.network_ready]),
         _network(node),
         _run_directories(node),
+        linklogs.sweep(node),
         host.cpus.sweep([c.id for c in node.containers if c.tuned]),
         host.cgroups.sweep([*(p.id for p in node.pods), *(c.id for c in node.containers)]),
     ):

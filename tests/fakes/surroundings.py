@@ -380,6 +380,7 @@ class FakeMounts:
         self._script = script
         self._images = set() if images is None else images
         self.mounted: set[str] = set()
+        self.shows: dict[str, str] = {}
 
     async def shm(self, path: str, size: int, label: str, owner: tuple[int, int]) -> None:
         await self._script.at("mounts.shm")
@@ -388,10 +389,18 @@ class FakeMounts:
     async def bind(self, mount: OciMount) -> None:
         await self._script.at("mounts.bind")
         self.mounted.add(mount.destination)
+        self.shows[mount.destination] = mount.source
 
     async def unmount(self, path: str) -> None:
         self.mounted.discard(path)
         self._images.discard(path)
+
+    async def unmount_top(self, path: str) -> None:
+        self.mounted.discard(path)
+        self.shows.pop(path, None)
+
+    async def binds(self, path: str) -> Sequence[tuple[str, str]]:
+        return [(m, self.shows[m]) for m in sorted(self.mounted) if m.startswith(f"{path}/") and m in self.shows]
 
     async def below(self, path: str) -> Sequence[str]:
         return [m for m in (*self.mounted, *self._images) if m.startswith(f"{path}/")]

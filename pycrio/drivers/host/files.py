@@ -157,12 +157,16 @@ def _remove(path: str) -> None:
         return
 
 
+def unescaped(word: bytes) -> str:
+    """A path as mountinfo writes it, with blanks and line ends in octal (man 5 proc)."""
+    return os.fsdecode(word.decode("unicode_escape").encode("latin-1"))
+
+
 def mount_points_below(path: str) -> list[str]:
     """At and below a path, from /proc/self/mountinfo (man 5 proc), deepest first; one entry per mount."""
     prefix = path.rstrip("/") + "/"
     with open("/proc/self/mountinfo", "rb") as f:
-        points = [line.split(b" ", 5)[4] for line in f]
-    found = [os.fsdecode(p.decode("unicode_escape").encode("latin-1")) for p in points]
+        found = [unescaped(line.split(b" ", 5)[4]) for line in f]
     return sorted((p for p in found if p == path or p.startswith(prefix)), key=len, reverse=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pycrio._native import mounts
 from pycrio._native.pools import offload
-from pycrio.drivers.host.files import mount_points_below, translated
+from pycrio.drivers.host.files import mount_points_below, translated, unescaped
 from pycrio.errors import StoreFailure
 from pycrio.model.mount import OciMount
 from pycrio.model.stats import FsSpace
@@ -37,9 +37,20 @@ class Mounts:
         except OSError as e:
             raise translated(e, "unmounted", path) from e
 
+    async def unmount_top(self, path: str) -> None:
+        """Detach the mount that was made last at a path, and none below it."""
+        try:
+            await offload("mount", mounts.umount, path)
+        except OSError as e:
+            raise translated(e, "unmounted", path) from e
+
     async def below(self, path: str) -> Sequence[str]:
         """Mount points at and below a path, deepest first."""
         return await offload("mount", mount_points_below, path)
+
+    async def binds(self, path: str) -> Sequence[tuple[str, str]]:
+        """Mount points at and below a path, each with what it shows, as a path within that file system."""
+        return await offload("mount", _binds, path)
 
     def propagation(self, path: str) -> str:
         """``shared``, ``slave`` or ``private`` for the mount that holds a path."""
@@ -76,6 +87,13 @@ def _bind(mount: OciMount) -> None:
         propagation=propagation,
         attrs=[o for o in mount.options if o in ("nosuid", "nodev", "noexec")],
     )
+
+
+def _binds(top: str) -> list[tuple[str, str]]:
+    with open("/proc/self/mountinfo", "rb") as f:  # man 5 proc: the fourth field, and the fifth
+        rows = [line.split()[3:5] for line in f]
+    pairs = [(unescaped(point), unescaped(root)) for root, point in rows]
+    return [(point, root) for point, root in pairs if point == top or point.startswith(f"{top}/")]
 
 
 def _unmount(path: str) -> None:

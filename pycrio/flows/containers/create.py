@@ -20,6 +20,7 @@ from pycrio.flows.containers import classes, inputs, notifier, restore, tuning
 from pycrio.flows.containers.volumes import MountPlan, plan_mounts
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods import linklogs
 from pycrio.flows.pods import options as pod_options
 from pycrio.flows.pods.run import check_labels
 from pycrio.flows.ports import ContainerDirs, MonitorRequest, StoreEntry
@@ -292,6 +293,8 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
     if making.origin is not None:
         return replace(record, restored_from=f"{making.dirs.persist}/{restore.DIRECTORY}", created_at=now())
     await host.files.make_dirs(posixpath.dirname(record.log_path), 0o755)
+    if linked := await linklogs.link(node, making.pod, making.annotations, config, making.ident):
+        undo.push("remove link to log", host.files.remove, linked)
     node.unborn.add(making.ident)
     undo.push("forget exit", host.monitors.forget_exit, making.ident)
     undo.push("end birth", node.unborn.discard, making.ident)

@@ -8,6 +8,7 @@ from pycrio.errors import InvalidRequest
 from pycrio.flows.containers import stop as stop_container
 from pycrio.flows.containers import tuning
 from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods import linklogs
 from pycrio.model.container import ContainerRecord
 from pycrio.model.event import Event, EventType
 from pycrio.obs import log as obslog
@@ -52,6 +53,7 @@ async def release(node: Node, container: ContainerRecord) -> None:
     await host.monitors.forget_exit(container.id)
     pod = node.pods.resolve(container.pod_id)
     if pod is not None:
+        await linklogs.unlink(node, pod, container)
         await host.cgroups.leave(pod.cgroup_parent, container.id)
     for mount in container.mounts:
         if mount.image is not None:

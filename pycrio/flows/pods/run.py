@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from pycrio.errors import InvalidRequest
 from pycrio.flows.node_state import Node, now
-from pycrio.flows.pods import infra
+from pycrio.flows.pods import infra, linklogs
 from pycrio.flows.pods.options import effective_config, pod_sysctls, shm_size, user_maps
 from pycrio.flows.ports import Labels, NamespaceRequest, NetworkRequest
 from pycrio.flows.undo import Undo
@@ -109,6 +109,7 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
             pod = _label(node, pod, undo)
             with steps.step("sandbox storage creation"):
                 pod = await _files(node, pod, undo)
+                await linklogs.show(node, pod, undo)
             with steps.step("sandbox namespace creation"):
                 pod = await _namespaces(node, pod, undo)
             pod = await _network(node, pod, undo)

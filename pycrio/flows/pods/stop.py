@@ -18,6 +18,7 @@ from functools import partial
 from pycrio.errors import InvalidRequest, PycrioError
 from pycrio.flows.containers import stop as stop_container
 from pycrio.flows.node_state import Node, now
+from pycrio.flows.pods import linklogs
 from pycrio.flows.pods.run import network_request
 from pycrio.model.container import ContainerState
 from pycrio.model.event import Event, EventType
@@ -75,6 +76,7 @@ async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
     """Give back what the pod holds on the host; the network's failure, which the next stop tries again."""
     host = node.host
     failure: PycrioError | None = None
+    await linklogs.hide(node, pod)
     if pod.network_ready:
         request = network_request(pod, pod.cgroup_parent)
         for release in (partial(host.hostports.remove, pod.id), partial(host.network.delete, request)):
