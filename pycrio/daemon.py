@@ -293,6 +293,7 @@ class Daemon:
             self.config = fresh
             for change in changes:
                 log.info(change.event)
+            log.info("Effective configuration:\n" + render.document(fresh))
             log.info("Configuration reload completed")
         finally:
             self._manager.ready()

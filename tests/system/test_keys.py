@@ -837,7 +837,16 @@ def test_devices_of_vendors(rest: Node) -> None:
     drop_in = place / "conf.d/60-cdi.conf"
     drop_in.write_text(f'[crio.runtime]\ncdi_spec_dirs = ["{rest.dir}/cdi"]\n')
     rest.reload()
-    assert f'Set config cdi_spec_dirs to \\"[{rest.dir}/cdi]\\"' in rest.daemon.log
+    lines = rest.daemon.log.splitlines()
+    told = lines[max(n for n, line in enumerate(lines) if "Reloading configuration" in line) :]
+    order = (
+        "Applied new registry configuration: unqualified-search-registries 127.0.0.1",
+        f'Set config cdi_spec_dirs to \\"[{rest.dir}/cdi]\\"',
+        "Effective configuration:",
+        "Configuration reload completed",
+    )
+    places = [next(n for n, line in enumerate(told) if words in line) for words in order]
+    assert places == sorted(places)
     assert rest.sh(pod, "echo $DEVICE", **wanted) == "early\n"
     drop_in.unlink()
     rest.reload()

@@ -111,6 +111,7 @@ class Registry:
             self._transport.forget()
             self._logins.clear()
             self._proofs.clear()
+            log.info(f"Applied new registry configuration: {found.summary()}")
 
         return commit
 

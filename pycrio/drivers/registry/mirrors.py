@@ -75,6 +75,11 @@ class Registries:
     helpers: tuple[str, ...] = (AUTH_FILES,)
     aliases: Mapping[str, Reference] = field(default_factory=dict)
 
+    def summary(self) -> str:
+        """For the log: where short names are looked for, and what has rules of its own."""
+        prefixes = ", ".join(n.prefix for n in self.namespaces) or "none"
+        return f"unqualified-search-registries {', '.join(self.search) or 'none'}; rules for {prefixes}"
+
     def namespace(self, reference: Reference) -> Namespace | None:
         """The table that applies to a reference: the one with the longest matching prefix."""
         text = str(reference)
