@@ -14,6 +14,7 @@ import pathlib
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from types import TracebackType
 
 CGROUPS = "/sys/fs/cgroup"
@@ -35,6 +36,24 @@ def mount(source: str, target: str | os.PathLike[str], kind: str = "", flags: in
         _libc.mount(source.encode(), os.fsencode(target), kind.encode() or None, flags, data.encode() or None),
         f"mount {target}",
     )
+
+
+@contextlib.contextmanager
+def covered(directory: str) -> Iterator[None]:
+    """An empty tmpfs on a directory, which is made if need be and, being the machine's, removed again."""
+    missing, path = [], directory
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    os.makedirs(directory, exist_ok=True)
+    mount("tmpfs", directory, "tmpfs")
+    try:
+        yield
+    finally:
+        unmount(directory)
+        for path in missing:
+            with contextlib.suppress(OSError):  # somebody uses it meanwhile
+                os.rmdir(path)
 
 
 def unmount(target: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
-from tests.isolation import Isolation, mount, unmount
+from tests.isolation import Isolation, covered, mount, unmount
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, refused, secured
 
@@ -94,14 +94,12 @@ VOLUMES = "/var/lib/kubelet/pods"
 @pytest.fixture
 def volume() -> Iterator[pathlib.Path]:
     """What a kubelet prepares for the pod ``talker``, whose volume is a mount itself."""
-    os.makedirs("/var/lib/kubelet", exist_ok=True)
-    mount("tmpfs", "/var/lib/kubelet", "tmpfs")
-    path = pathlib.Path(VOLUMES, "uid-talker/volumes/kubernetes.io~empty-dir/logs")
-    path.mkdir(parents=True)
-    mount("memory", path, "tmpfs")
-    yield path
-    unmount(path)
-    unmount("/var/lib/kubelet")
+    with covered("/var/lib/kubelet"):
+        path = pathlib.Path(VOLUMES, "uid-talker/volumes/kubernetes.io~empty-dir/logs")
+        path.mkdir(parents=True)
+        mount("memory", path, "tmpfs")
+        yield path
+        unmount(path)
 
 
 def shown(node: Node, volume: pathlib.Path) -> str:

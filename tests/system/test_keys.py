@@ -29,7 +29,7 @@ import trustme
 from pycrio.api._pb import api_pb2 as pb
 from tests import streams
 from tests.fixtures_registry import RunningRegistry, free_port, push_image
-from tests.isolation import CGROUPS, Isolation, mount, mounts_below, unmount
+from tests.isolation import CGROUPS, Isolation, covered, mounts_below
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, linux, refused, secured
 from tests.system.test_streaming import exec_url, processes_in
@@ -124,9 +124,7 @@ def prepare(directory: str) -> str:
 def journal() -> Iterator[list[bytes]]:
     """The entries that reach the place where the journal listens on hosts that have one."""
     entries: list[bytes] = []
-    os.makedirs("/run/systemd/journal", exist_ok=True)
-    mount("tmpfs", "/run/systemd/journal", "tmpfs")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+    with covered("/run/systemd/journal"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("/run/systemd/journal/socket")
 
         def listen() -> None:
@@ -141,7 +139,6 @@ def journal() -> Iterator[list[bytes]]:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
                 end.sendto(b"", "/run/systemd/journal/socket")
             thread.join()
-    unmount("/run/systemd/journal")
 
 
 @pytest.fixture(scope="module")
