@@ -37,7 +37,10 @@ class ContainerDirs:
 
 @dataclass(frozen=True, slots=True)
 class MonitorRequest:
-    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory."""
+    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory.
+
+    ``oom_score_adj``: what the runtime starts with and its processes inherit; None: the daemon's own.
+    """
 
     container_id: str
     name: str
@@ -53,6 +56,7 @@ class MonitorRequest:
     restore_options: tuple[str, ...] = ()
     cpuset: str = ""
     cpu_shares: int = 0
+    oom_score_adj: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,3 +102,12 @@ def test_restart(node: Node) -> None:
     assert node.ended(ends).exit_code == 6
     assert bytes(node.exec(ctr, "echo", "on").stdout) == b"on\n"
     node.warm_up()
+
+
+@pytest.mark.parametrize("score", [0, 300])
+def test_out_of_memory_score(node: Node, score: int) -> None:
+    """Of execs as well, for which crun sets nothing: they have what it was started with."""
+    resources = pb.LinuxContainerResources(oom_score_adj=score)
+    ctr = node.start(node.pod(), "sleep", "1000", linux=secured(resources=resources))
+    assert pathlib.Path(f"/proc/{node.pid_of(ctr)}/oom_score_adj").read_text() == f"{score}\n"
+    assert bytes(node.exec(ctr, "cat", "/proc/self/oom_score_adj").stdout) == b"%d\n" % score

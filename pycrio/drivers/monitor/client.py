@@ -140,7 +140,9 @@ class Monitors:
         if "XDG_RUNTIME_DIR" in os.environ:
             env.setdefault("XDG_RUNTIME_DIR", os.environ["XDG_RUNTIME_DIR"])
         env |= {"_OCI_SYNCPIPE": "3", "_OCI_STARTPIPE": "4", "CRI_O_EXTERNAL": "1"}
-        return spawn(self.arguments(request), env=env, cwd=request.bundle, fds=fds)
+        # A monitor protects itself, and gives its runtime the score that it was started with.
+        score = request.oom_score_adj
+        return spawn(self.arguments(request), env=env, cwd=request.bundle, fds=fds, oom_score_adj=score)
 
     # --- control --------------------------------------------------------------------------------------------------
 

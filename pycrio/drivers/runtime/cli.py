@@ -120,7 +120,12 @@ class Runtime:
             command = self.command(request.handler, *words)
             try:
                 with traced(request.handler, words[0]) as span:
-                    done = await run(command, timeout=request.timeout or None, cap=request.cap)
+                    done = await run(
+                        command,
+                        timeout=request.timeout or None,
+                        cap=request.cap,
+                        oom_score_adj=request.process.get("oomScoreAdj"),
+                    )
                     span.set("process.exit.code", done.code)
             except NativeError as e:
                 raise missing(request.handler, e) from e
@@ -152,6 +157,7 @@ class Runtime:
                 kill=scratch.kill,
                 pid=scratch.pid,
                 directory=scratch.directory,
+                oom_score_adj=request.process.get("oomScoreAdj"),
             )
         except NativeError as e:
             scratch.close()

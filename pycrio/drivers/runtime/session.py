@@ -124,6 +124,7 @@ async def start_session(
     pid: Callable[[], int],
     kill: Callable[..., None] = kill_tree,
     directory: str = "",
+    oom_score_adj: int | None = None,
 ) -> Session:
     """Start ``command`` with pipes, or with one pseudo terminal. Raises NativeError when it cannot be executed.
 
@@ -143,7 +144,7 @@ async def start_session(
                 opened += [read, write]
                 theirs[number], mine[number] = (read, write) if number == 0 else (write, read)
             ours = (mine[0], mine[1], mine[2], -1)
-        child, cancelled = await settled(submit("proc", _start, command, theirs))
+        child, cancelled = await settled(submit("proc", _start, command, theirs, oom_score_adj))
     except BaseException:
         for fd in opened:
             os.close(fd)
@@ -157,8 +158,8 @@ async def start_session(
     return session
 
 
-def _start(command: list[str], fds: dict[int, int]) -> Child:
-    return spawn(command, fds=fds)
+def _start(command: list[str], fds: dict[int, int], oom_score_adj: int | None) -> Child:
+    return spawn(command, fds=fds, oom_score_adj=oom_score_adj)
 
 
 async def finished(session: Session) -> int:

@@ -314,6 +314,7 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
             tty=config.tty,
             stdin=config.stdin,
             stdin_once=config.stdin_once,
+            oom_score_adj=inputs.inherited_oom_score(node, record.resources.oom_score_adj),
         )
     )
     return replace(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pycrio.errors import ExternalFailure, InvalidRequest, NotFound, WrongState
+from pycrio.flows.containers.inputs import oom_score_adj
 from pycrio.flows.node_state import Node
 from pycrio.flows.ports import ExecRequest, ExecSession
 from pycrio.model.container import ContainerRecord, ExecResult
@@ -62,7 +63,10 @@ async def _prepare(node: Node, ident: str, argv: tuple[str, ...], tty: bool) -> 
     text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
     if text is None:
         raise NotFound("container", container.id, "its bundle is gone")
-    return container, exec_process(json.loads(text)["process"], argv, tty)
+    process = exec_process(json.loads(text)["process"], argv, tty)
+    if "oomScoreAdj" in process:  # what the container got may be more than today's daemon can hand on
+        process["oomScoreAdj"] = oom_score_adj(node, process["oomScoreAdj"])
+    return container, process
 
 
 async def _tracked(node: Node, container: ContainerRecord, work: Any) -> ExecResult:

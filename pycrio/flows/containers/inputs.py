@@ -126,6 +126,13 @@ def oom_score_adj(node: Node, wanted: int) -> int:
     return wanted if processes.may_raise_limits() else max(wanted, processes.oom_score_adj())
 
 
+def inherited_oom_score(node: Node, score: int) -> int | None:
+    """What the runtime of a new container is to start with. crun takes a 0 in the config for nothing said and leaves
+    what its processes inherit, the daemon's own score: -999 under our unit. With any other score the runtime keeps the
+    daemon's, which guards it while the node is short of memory."""
+    return oom_score_adj(node, 0) if score == 0 else None
+
+
 def with_gomaxprocs(node: Node, making: Making, env: tuple[str, ...]) -> tuple[str, ...]:
     """Go programs without a CPU quota size themselves by the node; ``min_injected_gomaxprocs`` bounds that."""
     floor, resources = node.host.options.min_injected_gomaxprocs, making.config.resources

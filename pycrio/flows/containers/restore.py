@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycrio.errors import BadImage, InvalidRequest, NotFound, PycrioError, RuntimeFailure, Unsupported
 from pycrio.flows.containers import capture
+from pycrio.flows.containers.inputs import inherited_oom_score
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node
 from pycrio.flows.ports import MonitorRequest
@@ -236,6 +237,7 @@ async def run(node: Node, container: ContainerRecord, handler: Handler) -> Conta
         stdin_once=config.stdin_once,
         restore_from=posixpath.join(container.restored_from, "checkpoint"),
         restore_options=_options(spec),
+        oom_score_adj=inherited_oom_score(node, container.resources.oom_score_adj),
     )
     try:
         report = await host.monitors.create(request)

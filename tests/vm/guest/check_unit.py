@@ -8,6 +8,8 @@ import signal
 from tests.system.node import linux, secured
 from tests.vm.guest.service import DROP_INS, UNIT, Vm, eventually, sh, unit
 
+ENVIRONMENT = {"PATH", "HOSTNAME", "HOME", "TERM", ""}
+
 
 def check_systemd_was_told_that_the_daemon_serves(node: Vm) -> None:
     shown = unit(UNIT, "Type", "ActiveState", "SubState", "StatusText", "NRestarts", "Delegate", "OOMScoreAdjust")
@@ -75,12 +77,15 @@ def check_the_status_command_reaches_the_daemon(node: Vm) -> None:
 
 def check_containers_inherit_nothing_of_the_unit(node: Vm) -> None:
     """No seccomp filter, no niceness to the OOM killer, nothing that systemd says to its service."""
-    # crun 1.8 takes an oomScoreAdj of 0 for none and leaves what its caller has
-    pod = node.pod(handler="runc", linux=linux(privileged=True))
-    box = node.start(pod, "sleep", "100000", linux=secured(privileged=True))
-    status = dict(line.split(":\t", 1) for line in node.exec(box, "cat", "/proc/1/status").stdout.decode().splitlines())
-    assert (status["Seccomp"], status["Seccomp_filters"], status["NoNewPrivs"]) == ("0", "0", "0")
-    assert node.exec(box, "cat", "/proc/1/oom_score_adj").stdout == b"0\n"
-    names = {entry.partition("=")[0] for entry in node.exec(box, "cat", "/proc/1/environ").stdout.decode().split("\0")}
-    assert names <= {"PATH", "HOSTNAME", "HOME", "TERM", ""}
-    node.remove_pod(pod)
+    for handler in ("runc", "crun"):
+        pod = node.pod(handler=handler, linux=linux(privileged=True))
+        box = node.start(pod, "sleep", "100000", linux=secured(privileged=True))
+
+        def read(path: str, box: str = box) -> str:
+            return bytes(node.exec(box, "cat", path).stdout).decode()
+
+        status = dict(line.split(":\t", 1) for line in read("/proc/1/status").splitlines())
+        assert (status["Seccomp"], status["Seccomp_filters"], status["NoNewPrivs"]) == ("0", "0", "0")
+        assert [read(f"/proc/{who}/oom_score_adj") for who in ("1", "self")] == ["0\n"] * 2, handler
+        assert {entry.partition("=")[0] for entry in read("/proc/1/environ").split("\0")} <= ENVIRONMENT
+        node.remove_pod(pod)
