@@ -24,10 +24,19 @@ from tests.cri import Cri
 from tests.cri import container as container_config
 from tests.cri import pod as pod_config
 from tests.daemon import Daemon
-from tests.isolation import Isolation, mounts_below
+from tests.isolation import CGROUPS, Isolation, mounts_below
 
 T = TypeVar("T")
 STAGING = ("overlay/tempdirs", "overlay-layers/tmp", "overlay/staging")
+V1 = {
+    "memory.max": "memory/{}/memory.limit_in_bytes",
+    "memory.swap.max": "memory/{}/memory.memsw.limit_in_bytes",
+    "pids.max": "pids/{}/pids.max",
+    "cpuset.cpus": "cpuset/{}/cpuset.cpus",
+    "cpu.shares": "cpu/{}/cpu.shares",
+    "cpu.quota": "cpu/{}/cpu.cfs_quota_us",
+    "cpu.period": "cpu/{}/cpu.cfs_period_us",
+}
 _numbers = itertools.count(1)
 
 
@@ -200,6 +209,17 @@ class Node:
 
     def pid_of(self, ident: str) -> int:
         return int(self.spec(ident)["pid"])
+
+    def limit(self, ident: str, name: str) -> str:
+        """A limit as the container's cgroup has it, by its name in version 2 (``cpu.shares``, ``cpu.quota`` and
+        ``cpu.period`` as in version 1)."""
+        path = self.spec(ident)["runtimeSpec"]["linux"]["cgroupsPath"].lstrip("/")
+        if not self.isolation.unified:
+            return pathlib.Path(CGROUPS, V1[name].format(path)).read_text().strip()
+        if name in ("cpu.quota", "cpu.period"):
+            words = pathlib.Path(CGROUPS, path, "cpu.max").read_text().split()
+            return words[name == "cpu.period"]
+        return pathlib.Path(CGROUPS, path, "cpu.weight" if name == "cpu.shares" else name).read_text().strip()
 
     def remove_pod(self, ident: str) -> None:
         """Remove a pod. What it runs is not asked twice to end: few test programs listen to SIGTERM."""

@@ -15,7 +15,7 @@ import pytest
 
 from pycrio.api._pb import api_pb2 as pb
 from tests.fixtures_registry import push_image
-from tests.isolation import CGROUPS, Isolation, mount, short_directory, unmount
+from tests.isolation import Isolation, mount, short_directory, unmount
 from tests.system.conftest import Pushed, end_node, make_node, system_layer
 from tests.system.node import Node, eventually, linux, refused, secured
 
@@ -324,27 +324,6 @@ def test_image_mounts(node: Node, images: Pushed, pod: str) -> None:
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-V1 = {
-    "memory.max": "memory/{}/memory.limit_in_bytes",
-    "pids.max": "pids/{}/pids.max",
-    "cpuset.cpus": "cpuset/{}/cpuset.cpus",
-    "cpu.shares": "cpu/{}/cpu.shares",
-    "cpu.quota": "cpu/{}/cpu.cfs_quota_us",
-    "cpu.period": "cpu/{}/cpu.cfs_period_us",
-}
-
-
-def limit(node: Node, ctr: str, name: str) -> str:
-    """A limit as the container's cgroup has it."""
-    path = node.spec(ctr)["runtimeSpec"]["linux"]["cgroupsPath"].lstrip("/")
-    if not node.isolation.unified:
-        return pathlib.Path(CGROUPS, V1[name].format(path)).read_text().strip()
-    if name in ("cpu.quota", "cpu.period"):
-        words = pathlib.Path(CGROUPS, path, "cpu.max").read_text().split()
-        return words[name == "cpu.period"]
-    return pathlib.Path(CGROUPS, path, "cpu.weight" if name == "cpu.shares" else name).read_text().strip()
-
-
 def test_limits_on_the_cgroup_and_their_update(node: Node, pod: str) -> None:
     resources = pb.LinuxContainerResources(
         cpu_period=100_000,
@@ -358,22 +337,22 @@ def test_limits_on_the_cgroup_and_their_update(node: Node, pod: str) -> None:
     )
     ctr = node.start(pod, "sleep", "1000", linux=secured(resources=resources))
     wanted = {"memory.max": 64 << 20, "pids.max": 123, "cpuset.cpus": 0, "cpu.quota": 50_000, "cpu.period": 100_000}
-    assert {k: limit(node, ctr, k) for k in wanted} == {k: str(v) for k, v in wanted.items()}
+    assert {k: node.limit(ctr, k) for k in wanted} == {k: str(v) for k, v in wanted.items()}
     if not node.isolation.unified:
-        assert limit(node, ctr, "cpu.shares") == "512"
+        assert node.limit(ctr, "cpu.shares") == "512"
     assert pathlib.Path(f"/proc/{node.pid_of(ctr)}/oom_score_adj").read_text().strip() == "500"
     shown = node.status(ctr).resources.linux
     assert (shown.memory_limit_in_bytes, shown.cpu_quota, shown.oom_score_adj) == (64 << 20, 50_000, 500)
     update = pb.LinuxContainerResources(memory_limit_in_bytes=96 << 20, cpu_quota=70_000, cpu_period=100_000)
     node.cri.UpdateContainerResources(container_id=ctr, linux=update)
-    assert limit(node, ctr, "memory.max") == str(96 << 20)
-    assert limit(node, ctr, "cpu.quota") == "70000"
+    assert node.limit(ctr, "memory.max") == str(96 << 20)
+    assert node.limit(ctr, "cpu.quota") == "70000"
     shown = node.status(ctr).resources.linux
     assert (shown.memory_limit_in_bytes, shown.cpu_quota, shown.cpu_shares) == (96 << 20, 70_000, 512)
     for amount in (1 << 10, -5):
         with refused(Code.INVALID_ARGUMENT, "memory limit"):
             node.cri.UpdateContainerResources(container_id=ctr, linux={"memory_limit_in_bytes": amount})
-    assert limit(node, ctr, "memory.max") == str(96 << 20)
+    assert node.limit(ctr, "memory.max") == str(96 << 20)
     node.cri.StopContainer(container_id=ctr, timeout=0)
     with refused(Code.FAILED_PRECONDITION):
         node.cri.UpdateContainerResources(container_id=ctr, linux=update)
@@ -496,8 +475,32 @@ def test_devices(node: Node, pod: str) -> None:
     assert said.startswith("read\n")
     assert "/dev/mine: Operation not permitted" in said
     assert "No space left on device" in said
+    privileged = node.pod(linux=linux(privileged=True))
+    given = pb.Device(host_path="/dev/full", container_path="/dev/null")
+    with refused(Code.INVALID_ARGUMENT, "/dev/full", "/dev/null", "exists on the host"):
+        node.create(privileged, "true", devices=[given], linux=secured(privileged=True))
+    given.container_path = given.host_path
+    assert node.run(privileged, "test", "-c", "/dev/full", devices=[given], linux=secured(privileged=True))[0] == 0
     with refused(Code.NOT_FOUND, "/dev/not-there"):
         node.create(pod, "true", devices=[pb.Device(host_path="/dev/not-there", container_path="/dev/x")])
+
+
+def test_devices_of_who_runs(node: Node) -> None:
+    """What a request asks for belongs to the user and group that it names, as far as it names them."""
+    devices = [pb.Device(host_path="/dev/full", container_path="/dev/asked", permissions="rw")]
+    places = "stat -c %u:%g /dev/asked /dev/configured"
+    with node.configured(
+        "[crio.runtime]\ndevice_ownership_from_security_context = true\n"
+        'additional_devices = ["/dev/zero:/dev/configured:r"]\n'
+    ):
+        pod = node.pod()
+        for security, owner in (
+            ({}, "0:0"),
+            ({"run_as_user": ids(1234)}, "1234:0"),
+            ({"run_as_user": ids(1234), "run_as_group": ids(77)}, "1234:77"),
+        ):
+            assert node.sh(pod, places, devices=devices, linux=secured(**security)).split() == [owner, "0:0"]
+        node.remove_pod(pod)
 
 
 # --- terminal and input -----------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from pycrio.obs import log as obslog
 log = obslog.get("cdi")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*/[A-Za-z][A-Za-z0-9_.-]*=[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
 MAX_SPEC = 4 << 20
+_HOOKS = frozenset({"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"})
+_NO_ACCESS = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Registry:
                 raise InvalidRequest(
                     f"CDI device {name}: its edits in {device.spec} are malformed: {type(e).__name__}: {e}"
                 ) from e
+            except InvalidRequest as e:
+                raise InvalidRequest(f"CDI device {name}: its edits in {device.spec} are malformed: {e}") from e
 
 
 def _specs(directory: str) -> list[str]:
@@ -139,14 +143,16 @@ def apply(config: dict[str, Any], edits: Mapping[str, Any]) -> None:
     """One set of container edits."""
     process, linux = config.setdefault("process", {}), config.setdefault("linux", {})
     for item in edits.get("env") or ():
-        key = item.partition("=")[0]
+        key, sign, _ = item.partition("=")
+        if not key or not sign:
+            raise InvalidRequest(f"environment variable {item!r} is not of the form NAME=value")
         process["env"] = [e for e in process.get("env", ()) if e.partition("=")[0] != key] + [item]
     for gid in edits.get("additionalGids") or ():
         groups = process.setdefault("user", {}).setdefault("additionalGids", [])
         if gid and gid not in groups:
             groups.append(gid)
     for node in edits.get("deviceNodes") or ():
-        _device(linux, node)
+        _device(linux, node, process.get("user") or {})
     for mount in edits.get("mounts") or ():
         entry = {
             "destination": mount["containerPath"],
@@ -157,6 +163,8 @@ def apply(config: dict[str, Any], edits: Mapping[str, Any]) -> None:
         kept = [m for m in config.get("mounts", ()) if m["destination"] != entry["destination"]]
         config["mounts"] = sorted([*kept, entry], key=lambda m: m["destination"].rstrip("/").count("/"))
     for hook in edits.get("hooks") or ():
+        if hook["hookName"] not in _HOOKS:
+            raise InvalidRequest(f"{hook['hookName']!r} is no name of a hook")
         entry = {k: hook[k] for k in ("path", "args", "env", "timeout") if hook.get(k)}
         config.setdefault("hooks", {}).setdefault(hook["hookName"], []).append(entry)
     rdt = edits.get("intelRdt")
@@ -164,11 +172,12 @@ def apply(config: dict[str, Any], edits: Mapping[str, Any]) -> None:
         linux["intelRdt"] = {k: v for k, v in rdt.items() if v}
 
 
-def _device(linux: dict[str, Any], node: Mapping[str, Any]) -> None:
-    """A device node; what the spec leaves open is read from the host."""
+def _device(linux: dict[str, Any], node: Mapping[str, Any], user: Mapping[str, Any]) -> None:
+    """A device node. What kind it is and its numbers are read from the host where the spec leaves them open; whose it
+    is then follows from who runs, so that a process that is not root can use what it was given."""
     host = node.get("hostPath") or node["path"]
     kind, major, minor = node.get("type"), node.get("major"), node.get("minor")
-    entry: dict[str, Any] = {"path": node["path"]}
+    entry: dict[str, Any] = {"path": node["path"]} | {key: user[key] for key in ("uid", "gid") if user.get(key)}
     if kind is None or (kind != "p" and (major is None or minor is None)):
         try:
             info = os.stat(host)
@@ -176,7 +185,6 @@ def _device(linux: dict[str, Any], node: Mapping[str, Any]) -> None:
             raise NotFound("device", host, f"a CDI spec needs it: {e.strerror}") from e
         kind = "b" if stat.S_ISBLK(info.st_mode) else "c" if stat.S_ISCHR(info.st_mode) else "p"
         major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
-        entry |= {"uid": info.st_uid, "gid": info.st_gid}
     entry |= {"type": kind, "major": major or 0, "minor": minor or 0}
     for key in ("fileMode", "uid", "gid"):
         if node.get(key) is not None:
@@ -185,4 +193,8 @@ def _device(linux: dict[str, Any], node: Mapping[str, Any]) -> None:
     if kind != "p":
         rules = linux.setdefault("resources", {}).setdefault("devices", [])
         access = node.get("permissions") or "rwm"
+        if access == _NO_ACCESS:
+            access = ""
+        elif access.strip("rwm"):
+            raise InvalidRequest(f"device {node['path']} has permissions {access!r}: letters of rwm are expected")
         rules.append({"allow": True, "type": kind, "major": major, "minor": minor, "access": access})

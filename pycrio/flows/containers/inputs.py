@@ -64,7 +64,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         namespaces=linux.namespaces(pod.namespaces, mode, pid_path, host.cgroups.unified() and not security.privileged),
         cgroup_path=host.cgroups.container_path(pod.cgroup_parent, making.ident),
         resources=limits(tuning.cpuset(making.tuning, wanted), host.cgroups.controllers(), pids_limit(node)),
-        devices=_devices(node, making, who),
+        devices=_devices(node, making),
         all_devices=everything,
         annotations=oci_annotations(making),
         masked_paths=linux.masked_paths(security, host.options.masked_paths),
@@ -237,20 +237,18 @@ def parse_device(text: str) -> tuple[str, str, str]:
     return host, container or host, access
 
 
-def _devices(node: Node, making: Making, who: ResolvedUser) -> list[DeviceNode]:
+def _devices(node: Node, making: Making) -> list[DeviceNode]:
     """Configured, annotated and requested devices; those of the host for a privileged container."""
     host, config, options = node.host, making.config, node.host.options
     found: dict[str, DeviceNode] = {}
 
     def add(host_path: str, container_path: str, access: str) -> None:
-        for n in host.devices.nodes(host_path, container_path or host_path, access):
-            if options.device_ownership_from_security_context:
-                n = replace(n, uid=who.user.uid, gid=who.user.gid)
-            found[n.path] = n
+        found.update((n.path, n) for n in host.devices.nodes(host_path, container_path or host_path, access))
 
-    privileged = config.security.privileged
-    if privileged and not making.handler.privileged_without_host_devices:
+    security = config.security
+    if security.privileged and not making.handler.privileged_without_host_devices:
         found |= {n.path: n for n in host.devices.host_nodes()}
+    of_host = frozenset(found)
     for text in options.additional_devices:
         add(*parse_device(text))
     annotated = value_of(making.annotations, "devices.crio.io", config.metadata.name)
@@ -263,7 +261,15 @@ def _devices(node: Node, making: Making, who: ResolvedUser) -> list[DeviceNode]:
         access = device.permissions or "rwm"
         if not _DEVICE.match(access):
             raise InvalidRequest(f"device {device.host_path} has access {access!r} where letters of rwm are expected")
-        add(device.host_path, device.container_path, access)
+        if device.container_path in of_host and device.container_path != device.host_path:
+            raise InvalidRequest(
+                f"privileged container was configured with device {device.host_path} at {device.container_path}, which "
+                "already exists on the host: give it a path of its own"
+            )
+        for n in host.devices.nodes(device.host_path, device.container_path or device.host_path, access):
+            if options.device_ownership_from_security_context:
+                n = replace(n, uid=security.run_as_user or n.uid, gid=security.run_as_group or n.gid)
+            found[n.path] = n
     return list(found.values())
 
 
