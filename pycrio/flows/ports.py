@@ -401,7 +401,7 @@ class Cgroups(Protocol):
         """Remove empty groups of pods and containers (``crio-<id>``) whose id is not in ``valid``."""
 
     def controllers(self) -> frozenset[str]:
-        """Controllers that are mounted and usable (``memory``, ``pids``, ``hugetlb`` …)."""
+        """Controllers that are mounted and usable (``memory``, ``hugetlb`` …), ``swap`` where that can be limited."""
 
     def unified(self) -> bool:
         """True on cgroup v2."""
@@ -457,8 +457,8 @@ class Security(Protocol):
     def labels(self, options: SELinuxOptions | None, handler: Handler) -> Labels:
         """Fresh SELinux labels for a pod."""
 
-    def container_labels(self, pod: Labels, options: SELinuxOptions | None) -> Labels:
-        """Labels for a container of a pod."""
+    def container_labels(self, pod: Labels, options: SELinuxOptions | None, init: bool = False) -> Labels:
+        """Labels for a container of a pod; ``init``: for a systemd."""
 
     async def relabel(self, path: str, label: str, recursive: bool) -> None:
         """Set the label of a host path."""

@@ -112,11 +112,7 @@ def requested(mount: Mount, source: str, host: HostView) -> OciMount:
     if propagation is Propagation.PRIVATE and _holds(source, host.storage_root):
         # A private copy of the tree that holds container roots would keep them busy for ever.
         propagation = Propagation.HOST_TO_CONTAINER
-    options = ["rbind", *(o for o in mount.mount_options if o in _ATTRIBUTES)]
-    unknown = [o for o in mount.mount_options if o not in _ATTRIBUTES]
-    if unknown:
-        raise InvalidRequest(f"mount option {unknown[0]!r} of {mount.container_path} is not supported")
-    options.append(_PROPAGATION[propagation])
+    options = ["rbind", *attributes(mount), _PROPAGATION[propagation]]
     kind = host.propagation.get(source, "private")
     if propagation is Propagation.BIDIRECTIONAL and kind != "shared":
         raise InvalidRequest(f"path {source!r} is mounted but it is not a shared mount, which BIDIRECTIONAL needs")
@@ -141,6 +137,14 @@ def requested(mount: Mount, source: str, host: HostView) -> OciMount:
     return OciMount(
         posixpath.normpath(mount.container_path), "bind", source, tuple(options), mount.uid_mappings, mount.gid_mappings
     )
+
+
+def attributes(mount: Mount) -> tuple[str, ...]:
+    """The options that a request names; InvalidRequest for any but plain attributes of a mount."""
+    unknown = [o for o in mount.mount_options if o not in _ATTRIBUTES]
+    if unknown:
+        raise InvalidRequest(f"mount option {unknown[0]!r} of {mount.container_path} is not supported")
+    return mount.mount_options
 
 
 _PROPAGATION = {

@@ -13,8 +13,8 @@ from pycrio.model.resources import HugepageLimit, Resources
 
 def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) -> dict[str, Any]:
     """cpu, memory, pids (-1: said to be unlimited, 0: not said), huge pages and unified values. Limits of absent
-    controllers that the kubelet always sends (hugetlb) are dropped; a swap limit below the memory limit is
-    InvalidRequest."""
+    controllers that the kubelet always sends (hugetlb) are dropped, as is that of swap where the kernel has no account
+    of it; a swap limit below the memory limit is InvalidRequest."""
     out: dict[str, Any] = {}
     cpu: dict[str, Any] = {}
     for key, value in (("shares", wanted.cpu_shares), ("quota", wanted.cpu_quota), ("period", wanted.cpu_period)):
@@ -27,6 +27,8 @@ def limits(wanted: Resources, controllers: frozenset[str], pids_limit: int = 0) 
     if cpu:
         out["cpu"] = cpu
     memory = memory_limits(wanted)
+    if "swap" not in controllers:
+        memory.pop("swap", None)
     if memory:
         out["memory"] = memory
     if pids_limit and "pids" in controllers:

@@ -176,7 +176,7 @@ class FakeCgroups:
         self._monitored &= set(valid)
 
     def controllers(self) -> frozenset[str]:
-        return frozenset({"cpu", "cpuset", "memory", "pids"})
+        return frozenset({"cpu", "cpuset", "memory", "swap", "pids"})
 
     def unified(self) -> bool:
         return True
@@ -200,7 +200,7 @@ class FakeSecurity:
     def labels(self, options: SELinuxOptions | None, handler: Handler) -> Labels:
         return Labels()
 
-    def container_labels(self, pod: Labels, options: SELinuxOptions | None) -> Labels:
+    def container_labels(self, pod: Labels, options: SELinuxOptions | None, init: bool = False) -> Labels:
         return pod
 
     async def relabel(self, path: str, label: str, recursive: bool) -> None:

@@ -298,14 +298,18 @@ def test_image_mounts(node: Node, images: Pushed, pod: str) -> None:
         volume("/mnt/all"),
         volume("/mnt/part", image_sub_path="srv"),
         volume("/mnt/etc", image_sub_path="../../../../etc"),  # stays within the image
+        volume("/mnt/idle", mount_options=["noexec"]),
     ]
-    script = "cat /mnt/all/srv/app /mnt/part/app; ls /mnt/etc; touch /mnt/all/x; exec sleep 1000"
+    script = "cat /mnt/all/srv/app /mnt/part/app; ls /mnt/etc; touch /mnt/all/x; exec /mnt/all/bin/sleep 1000"
     ctr = node.start(pod, "sh", "-c", script, mounts=mounts)
     node.wait_log(ctr, "Read-only file system")
     assert node.output(ctr).startswith("app\napp\ngroup\npasswd\n")
     assert {m.image.image_ref for m in node.status(ctr).mounts} == {found.id}
+    assert b"Permission denied" in bytes(node.exec(ctr, "sh", "-c", "/mnt/idle/bin/sleep 0").stderr)
     with refused(Code.FAILED_PRECONDITION, "in use", ctr):
         node.cri.RemoveImage(image={"image": images.app})
+    with refused(Code.INVALID_ARGUMENT, "'bind'"):
+        node.create(pod, "true", mounts=[volume("/x", mount_options=["bind"])])
     faults = [
         volume("/x", image=pb.ImageSpec(image="127.0.0.1/not/there:1")),
         volume("/x", image_sub_path="not/there"),

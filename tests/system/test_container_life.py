@@ -284,6 +284,17 @@ def test_log_streams_and_partial_lines(node: Node, pod: str) -> None:
     assert sorted(line.time for line in lines) == [line.time for line in lines]
 
 
+def test_log_where_a_dead_link_was(node: Node, pod: str) -> None:
+    """Left by an earlier life of the node; what it leads to is nobody's business."""
+    directory = pathlib.Path(node.status(node.create(pod, "true")).log_path).parent
+    (directory / "linked.log").symlink_to(directory / "elsewhere")
+    ctr = node.start(pod, "echo", "hi", log_path="linked.log")
+    node.ended(ctr)
+    assert node.output(ctr) == "hi\n"
+    assert not (directory / "linked.log").is_symlink()
+    assert not (directory / "elsewhere").exists()
+
+
 def test_log_rotation(node: Node, pod: str) -> None:
     counting = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.002; done"
     ctr = node.start(pod, "sh", "-c", counting)

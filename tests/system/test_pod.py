@@ -343,6 +343,12 @@ def test_cgroup_parent(node: Node) -> None:
     for top in os.listdir("/sys/fs/cgroup"):
         for path in (parent, "/kubepods-test/burstable", "/kubepods-test"):
             os.rmdir(f"/sys/fs/cgroup/{top}{path}")  # the parent is the caller's own, and empty
+    small = pathlib.Path("/sys/fs/cgroup/memory/kubepods-small")
+    small.mkdir()
+    (small / "memory.limit_in_bytes").write_text(str(8 << 20))
+    with refused(Code.INVALID_ARGUMENT, "pod set memory limit 8388608 too low"):
+        node.pod(linux=linux(cgroup_parent="/kubepods-small"))
+    small.rmdir()
     for bad in ("kubepods.slice", "/a/../../b"):
         with refused(Code.INVALID_ARGUMENT, bad):
             node.pod(linux=linux(cgroup_parent=bad))

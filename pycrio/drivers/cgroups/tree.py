@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """``hierarchies`` maps a v1 controller to its mount point; on v2 it has the one key ""."""
+    """``hierarchies`` maps a v1 controller to its mount point; on v2 it has the one key "". ``controllers`` has
+    ``swap`` as well where that of memory can limit it."""
 
     unified: bool
     hierarchies: dict[str, str]
@@ -191,8 +192,21 @@ def find(root: str) -> Tree:
                     v1["systemd"] = point
     if v2:
         with open(os.path.join(v2, "cgroup.controllers"), encoding="ascii") as f:
-            return Tree(True, {"": v2}, frozenset(f.read().split()))
-    return Tree(False, v1, frozenset(v1) - {"systemd"})
+            usable = frozenset(f.read().split())
+        return Tree(True, {"": v2}, usable | ({"swap"} if "memory" in usable and _limits_swap(v2) else set()))
+    usable = frozenset(v1) - {"systemd"}
+    # The kernel may have no account of swap: swapaccount=0, which Debian's kernels took for the default on v1.
+    swap = "memory" in v1 and os.path.exists(os.path.join(v1["memory"], "memory.memsw.limit_in_bytes"))
+    return Tree(False, v1, usable | ({"swap"} if swap else set()))
+
+
+def _limits_swap(root: str) -> bool:
+    """Whether v2 groups can have a limit of swap. The root group never has, so another one is asked; where none has
+    the controller yet, it will be as almost everywhere."""
+    with os.scandir(root) as entries:
+        groups = [root, *(e.path for e in entries if e.is_dir(follow_symlinks=False))]
+    one = next((g for g in groups if os.path.exists(os.path.join(g, "memory.max"))), None)
+    return one is None or os.path.exists(os.path.join(one, "memory.swap.max"))
 
 
 _V1 = frozenset(

@@ -106,9 +106,9 @@ class Security:
         """Fresh labels for a pod."""
         return Labels(*self._selinux.labels(options, "kata" in handler.name))
 
-    def container_labels(self, pod: Labels, options: SELinuxOptions | None) -> Labels:
-        """Labels for a container of a pod: the pod's level, the request's other parts."""
-        return Labels(*self._selinux.container_labels((pod.process, pod.mount), options))
+    def container_labels(self, pod: Labels, options: SELinuxOptions | None, init: bool = False) -> Labels:
+        """Labels for a container of a pod: the pod's level, the request's other parts; ``init``: for a systemd."""
+        return Labels(*self._selinux.container_labels((pod.process, pod.mount), options, init))
 
     async def relabel(self, path: str, label: str, recursive: bool) -> None:
         """Set the label of a host path."""

@@ -55,12 +55,19 @@ class SELinux:
         mount = self._contexts.get("file", "system_u:object_r:container_file_t:s0")
         return _with(process, options, level), _with(mount, None, level)
 
-    def container_labels(self, pod: tuple[str, str], options: SELinuxOptions | None) -> tuple[str, str]:
-        """A container's labels: those of the pod with the parts that the request names."""
+    def container_labels(
+        self, pod: tuple[str, str], options: SELinuxOptions | None, init: bool = False
+    ) -> tuple[str, str]:
+        """A container's labels: those of the pod with the parts that the request names. ``init``: systemd runs in it,
+        which the policy allows more for one type than for others."""
         if not self.enabled or not pod[0]:
             return "", ""
         level = options.level if options is not None and options.level else _level(pod[0])
-        return _with(pod[0], options, level), _with(pod[1], None, level)
+        process = pod[0]
+        if init:
+            init_type = self._contexts.get("init_process", "system_u:system_r:container_init_t:s0").split(":")[2]
+            process = _with(process, SELinuxOptions(type=init_type), level)
+        return _with(process, options, level), _with(pod[1], None, level)
 
     def reserve(self, process: str) -> None:
         """Book the level of a pod that is known from before a restart."""

@@ -14,11 +14,11 @@ from pycrio.flows.node_state import Node
 from pycrio.model.image import Artifact, ArtifactFile, ImageSpec
 from pycrio.model.mount import Mount, OciMount
 from pycrio.model.security import ProfileType
+from pycrio.spec.mounts import attributes
 
 if TYPE_CHECKING:
     from pycrio.flows.containers.create import Making
 
-OPTIONS = ("bind", "ro", "rprivate", "nosuid", "nodev")
 # The annotation, and its older name.
 SECCOMP = ("seccomp-profile.crio.io", "seccomp-profile.kubernetes.cri-o.io")
 MAX_PROFILE = 4 << 20
@@ -31,7 +31,8 @@ def mounts_of(artifact: Artifact, mount: Mount) -> tuple[tuple[OciMount, ...], M
     name = mount.image.image
     files = _selected(_checked(artifact, name), mount.image_sub_path, name)
     top = posixpath.normpath(mount.container_path)
-    binds = tuple(OciMount(posixpath.join(top, path) if path else top, "bind", f.path, OPTIONS) for path, f in files)
+    options = ("bind", "ro", "rprivate", *attributes(mount), "nosuid", "nodev")
+    binds = tuple(OciMount(posixpath.join(top, path) if path else top, "bind", f.path, options) for path, f in files)
     return binds, replace(mount, image=replace(mount.image, image_ref=artifact.image.id))
 
 

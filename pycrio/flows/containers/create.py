@@ -293,6 +293,8 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
     if making.origin is not None:
         return replace(record, restored_from=f"{making.dirs.persist}/{restore.DIRECTORY}", created_at=now())
     await host.files.make_dirs(posixpath.dirname(record.log_path), 0o755)
+    if await host.files.real_path(record.log_path) is None:
+        await host.files.remove(record.log_path)  # a link that leads nowhere would put the log there
     if linked := await linklogs.link(node, making.pod, making.annotations, config, making.ident):
         undo.push("remove link to log", host.files.remove, linked)
     node.unborn.add(making.ident)

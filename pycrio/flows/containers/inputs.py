@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycrio.errors import InvalidRequest, NotFound, WrongState
 from pycrio.flows.containers import artifacts, tuning
+from pycrio.flows.containers.labels import labels_of
 from pycrio.flows.containers.volumes import MountPlan
 from pycrio.flows.images.find import image_ref, repo_digests
 from pycrio.flows.node_state import Node
@@ -43,8 +44,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
     security = config.security
     wanted = resources(node, making)
     check_memory_floor(wanted, handler.container_min_memory)
-    labels = Labels(pod.selinux_process_label, pod.selinux_mount_label)
-    labels = host.security.container_labels(labels, security.selinux) if not security.privileged else Labels()
+    labels = labels_of(node, making)
     mode, pid_path = pid_namespace(node, pod, config)
     everything = security.privileged and (
         not handler.privileged_without_host_devices or handler.privileged_without_host_devices_all_devices_allowed
@@ -70,7 +70,7 @@ async def collect(node: Node, making: Making, who: ResolvedUser, plan: MountPlan
         masked_paths=linux.masked_paths(security, host.options.masked_paths),
         readonly_paths=linux.readonly_paths(security),
         seccomp=await artifacts.seccomp(node, making, first.capabilities.get("bounding", ())),
-        mount_label=labels.mount or pod.selinux_mount_label,
+        mount_label=labels.mount,
         rootfs_propagation=plan.rootfs_propagation,
         uid_map=pod.uid_map if handler.wants_joined_maps else (),
         gid_map=pod.gid_map if handler.wants_joined_maps else (),

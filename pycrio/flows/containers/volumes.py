@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from pycrio.errors import ImageMountFailed, InvalidRequest, PycrioError
 from pycrio.flows.containers import artifacts
+from pycrio.flows.containers.labels import confined, labels_of
 from pycrio.flows.containers.remove import image_mount_dir_of
 from pycrio.flows.images import find as images
 from pycrio.flows.node_state import Node
 from pycrio.flows.pods.options import value_of
+from pycrio.flows.ports import Labels
 from pycrio.flows.undo import Undo
 from pycrio.model.mount import Mount, OciMount
 from pycrio.model.security import NamespaceMode
@@ -39,8 +41,9 @@ async def plan_mounts(node: Node, making: Making, who: ResolvedUser, undo: Undo)
     """Prepare every source on the host and put the mounts in order."""
     wanted: list[OciMount] = []
     reported = []
+    labels = labels_of(node, making)
     for mount in making.config.mounts:
-        binds, shown = await _requested(node, making, mount, undo)
+        binds, shown = await _requested(node, making, mount, labels, undo)
         wanted += binds
         reported.append(shown)
     taken = {m.destination for m in wanted}
@@ -82,11 +85,13 @@ async def _default_parts(node: Node, making: Making, taken: set[str]) -> spec.De
     )
 
 
-async def _requested(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[tuple[OciMount, ...], Mount]:
+async def _requested(
+    node: Node, making: Making, mount: Mount, labels: Labels, undo: Undo
+) -> tuple[tuple[OciMount, ...], Mount]:
     if not mount.container_path:
         raise InvalidRequest("mount.ContainerPath is empty")
     if mount.image is not None and mount.image.image:
-        return await _image_mount(node, making, mount, undo)
+        return await _image_mount(node, making, mount, labels, undo)
     if not mount.host_path:
         raise InvalidRequest(f"mount {mount.container_path}: mount.HostPath is empty")
     source = await _source(node, mount.host_path, making.origin is not None)
@@ -97,9 +102,9 @@ async def _requested(node: Node, making: Making, mount: Mount, undo: Undo) -> tu
         recursive_read_only=making.handler.recursive_read_only,
         idmap_mounts=making.handler.idmap_mounts,
     )
-    if mount.selinux_relabel and making.pod.selinux_mount_label:
+    if mount.selinux_relabel and labels.mount and confined(labels):
         skip = value_of(making.annotations, "try-skip-volume-selinux-label.crio.io", making.config.metadata.name)
-        await host.security.relabel(source, making.pod.selinux_mount_label, skip != "true")
+        await host.security.relabel(source, labels.mount, skip != "true")
     return (spec.requested(mount, source, view),), mount
 
 
@@ -121,7 +126,9 @@ async def _source(node: Node, host_path: str, restoring: bool) -> str:
     return await node.host.files.real_path(path) or path
 
 
-async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> tuple[tuple[OciMount, ...], Mount]:
+async def _image_mount(
+    node: Node, making: Making, mount: Mount, labels: Labels, undo: Undo
+) -> tuple[tuple[OciMount, ...], Mount]:
     """An image's content, read-only: mounted on a directory of the bundle, or a path below it. An artifact's files."""
     assert mount.image is not None
     name = mount.image.image
@@ -139,7 +146,7 @@ async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> 
     target = image_mount_dir_of(making.dirs.run, mount.container_path)
     await node.host.files.make_dirs(target)
     try:
-        await node.host.rootfs.mount_image(image.id, target, making.pod.selinux_mount_label)
+        await node.host.rootfs.mount_image(image.id, target, labels.mount)
     except PycrioError as e:
         raise ImageMountFailed(f'image "{name}" cannot be mounted on {mount.container_path}: {e}') from e
     undo.push("unmount image", node.host.rootfs.unmount_image, target)
@@ -153,7 +160,7 @@ async def _image_mount(node: Node, making: Making, mount: Mount, undo: Undo) -> 
         posixpath.normpath(mount.container_path),
         "bind",
         source,
-        ("rbind", "ro", "rprivate", "nosuid", "nodev"),
+        ("rbind", "ro", "rprivate", *spec.attributes(mount), "nosuid", "nodev"),
     )
     shown = replace(mount, image=replace(mount.image, image_ref=image.id))
     return (oci,), shown

@@ -81,6 +81,8 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
     handler = host.handlers.get(handler_name)
     config = effective_config(asked, handler)
     parent = host.cgroups.check_parent(config.cgroup_parent)
+    if config.cgroup_parent:
+        await _check_room(node, parent, handler.container_min_memory)
     namespaces = config.security.namespaces
     host_network = namespaces.network is NamespaceMode.NODE
     with steps.flow("RunPodSandbox", name):
@@ -127,6 +129,15 @@ async def _run(node: Node, asked: PodConfig, handler_name: str, name: str) -> st
         "Ran pod sandbox", id=ident, pod=f"{config.metadata.namespace}/{config.metadata.name}", ips=",".join(pod.ips)
     )
     return ident
+
+
+async def _check_room(node: Node, parent: str, floor: int) -> None:
+    """InvalidRequest for a pod whose group has less memory than it takes to start a process in it: each of its
+    containers would fail, with less to be said about why."""
+    stats = await node.host.cgroups.stats(parent)
+    limit = stats.memory.limit if stats is not None and stats.memory is not None else None
+    if limit is not None and limit < floor:
+        raise InvalidRequest(f"pod set memory limit {limit} too low; should be at least {floor} bytes")
 
 
 def root_of(maps: tuple[IdMapping, ...]) -> int:

@@ -152,7 +152,7 @@ def test_limits_stay_within_our_own(soft: int, hard: int, own: int, may: bool) -
 
 # --- resources ----------------------------------------------------------------------------------------------------
 
-EVERY = frozenset({"cpu", "memory", "pids", "hugetlb"})
+EVERY = frozenset({"cpu", "memory", "swap", "pids", "hugetlb"})
 
 
 def test_no_limits() -> None:
@@ -169,6 +169,9 @@ def test_controllers_that_are_absent() -> None:
     assert resources.limits(Resources(), EVERY, -1) == {"pids": {"limit": -1}}
     assert resources.limits(Resources(), frozenset(), -1) == {}
     assert resources.limits(Resources(), EVERY, 0) == {}
+    limited = Resources(memory_limit=100, memory_swap_limit=150)
+    assert resources.limits(limited, EVERY) == {"memory": {"limit": 100, "swap": 150}}
+    assert resources.limits(limited, EVERY - {"swap"}) == {"memory": {"limit": 100}}
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,22 @@ def test_mounts_of_every_kind_are_found(tmp_path: pathlib.Path, monkeypatch: pyt
     assert hybrid.hierarchies.keys() == {"cpu", "cpuacct", "systemd"}
     assert len(hybrid.roots()) == 2
     assert hybrid.path("memory", "/x") is None
+    with open(mountinfo, "a") as f:
+        f.write(f"35 30 0:31 / {root}/memory rw - cgroup cgroup rw,memory\n")
+    assert trees.find(root).controllers == {"cpu", "cpuacct", "memory"}  # swap is not counted
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.memsw.limit_in_bytes").touch()
+    assert trees.find(root).controllers == {"cpu", "cpuacct", "memory", "swap"}
     mountinfo.write_text(f"33 30 0:29 / {root} rw - cgroup2 cgroup2 rw\n")
     (tmp_path / "cgroup.controllers").write_text("cpu io\n")
     found = trees.find(root)
     assert found.unified
     assert found.controllers == {"cpu", "io"}
     assert found.path("anything", "/a/b") == f"{root}/a/b"
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    assert "swap" in trees.find(root).controllers  # no group has the controller yet
+    (tmp_path / "system.slice").mkdir()
+    (tmp_path / "system.slice" / "memory.max").touch()
+    assert trees.find(root).controllers == {"cpu", "memory"}
+    (tmp_path / "system.slice" / "memory.swap.max").touch()
+    assert "swap" in trees.find(root).controllers

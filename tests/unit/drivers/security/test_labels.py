@@ -153,6 +153,9 @@ def test_parts_of_a_request(labelled: SELinux) -> None:
         "system_u:system_r:container_logreader_t:s0:c7,c8"
     )
     assert labelled.container_labels(("", ""), wanted) == ("", "")
+    init = labelled.container_labels(pod, None, init=True)
+    assert init == ("system_u:system_r:container_init_t:s0:c7,c8", pod[1])
+    assert labelled.container_labels(pod, wanted, init=True)[0] == "u:r:spc_t:s0:c1,c2"
     assert labelled.labels(None, True)[0].startswith("system_u:system_r:container_kvm_t:")
 
 
