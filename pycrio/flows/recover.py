@@ -191,6 +191,7 @@ async def _run_directories(node: Node) -> None:
             continue
         for handler in node.host.handlers.all():
             await node.host.runtime.delete(handler, name)
+        await node.host.monitors.forget_exit(name)  # conmon leaves its attach link, too
         await _unmount_below(node, f"{base}/{name}")
         await node.host.files.remove(f"{base}/{name}")
 
