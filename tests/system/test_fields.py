@@ -507,7 +507,7 @@ SIGNALS = By(f"{WIRE}::test_signal_round_trip", "signals")
 NO_STATE = Nothing("the daemon always knows: what it cannot find any more has ended")
 UNSEEN: dict[str, Row] = {
     "ContainerStatus.state=CONTAINER_UNKNOWN": NO_STATE,
-    "ContainerStatus.message": By(f"{WIRE}::test_container_item_and_status"),
+    "ContainerStatus.message": By("system/test_annotations.py::test_a_container_is_stopped_after_forbidden_calls"),
     "Container.state=CONTAINER_UNKNOWN": NO_STATE,
     **{f"ContainerStatus.stop_signal={name}": SIGNALS for name in pb.Signal.DESCRIPTOR.values_by_name},
     "RestorePodResponse": By(f"{CHECKPOINT}::test_a_pod_goes_on", "restored_containers"),
