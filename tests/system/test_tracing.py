@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,6 +205,22 @@ def test_a_collector_that_is_away_harms_nobody(other: Daemon) -> None:
     assert other.stop() == 0
     assert other.log.count(warning) == 1
     assert "Unforeseen" not in other.log
+
+
+def test_a_collector_that_never_answers_harms_nobody(other: Daemon) -> None:
+    """It takes connections and nothing else; neither calls nor the daemon's end wait for it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        path = pathlib.Path(other.dir, "crio.conf")
+        path.write_text(path.read_text().replace("127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"))
+        other.start()
+        with other.client() as cri:
+            for _ in range(5000):  # more than wait for a collector at most
+                cri.Version()
+            eventually(lambda: "Collector of traces takes no spans" in other.log)
+        assert other.stop() == 0
+        assert other.log.count("Collector of traces takes no spans") == 1
 
 
 def test_without_the_extra_it_says_what_to_install(other: Daemon) -> None:
