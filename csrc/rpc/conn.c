@@ -198,6 +198,10 @@ bool pc_rpc_next(struct pc_rpc *c, struct pc_rpc_event *ret_event) {
         return true;
 }
 
+static size_t min_size(size_t a, size_t b) {
+        return a < b ? a : b;
+}
+
 static struct stream *find(struct pc_rpc *c, int32_t id) {
         struct stream *s = c->over ? NULL : nghttp2_session_get_stream_user_data(c->session, id);
         return s && s->taken && !s->finished ? s : NULL;
@@ -211,6 +215,8 @@ int pc_rpc_send(struct pc_rpc *c, int32_t id, const void *message, size_t n, siz
                 return 0;
         if (n > UINT32_MAX)
                 return pc_fail(reterr, EMSGSIZE, "answer", s->path);
+        if (c->unread > 0 && n > c->limits.max_unread - min_size(c->unread, c->limits.max_unread))
+                return pc_fail(reterr, ENOBUFS, "answer", s->path);
         char prefix[PREFIX] = {0, (char) (n >> 24), (char) (n >> 16), (char) (n >> 8), (char) n};
         size_t before = s->out.len;
         if ((before == 0 && bytes_reserve(&s->out, PREFIX + n) < 0) || bytes_add(&s->out, prefix, PREFIX) < 0 ||
@@ -218,6 +224,7 @@ int pc_rpc_send(struct pc_rpc *c, int32_t id, const void *message, size_t n, siz
                 s->out.len = before;
                 return pc_fail(reterr, ENOMEM, "answer", s->path);
         }
+        c->unread += PREFIX + n;
         int r = 0;
         if (!s->begun)
                 r = stream_answer(s);

@@ -13,6 +13,7 @@ struct pc_rpc_limits {
         size_t max_message;   /* bytes of one request message */
         size_t max_held;      /* bytes of all requests of the connection that are not complete yet */
         size_t max_headers;   /* bytes of names and values of one request */
+        size_t max_unread;    /* bytes of all answers of the connection that wait for the client; one fits always */
         unsigned max_streams; /* calls at the same time */
 };
 
@@ -44,7 +45,8 @@ int pc_rpc_flush(struct pc_rpc *c); /* only write */
 
 bool pc_rpc_next(struct pc_rpc *c, struct pc_rpc_event *ret_event);
 
-/* One message of an answer, copied. The bytes of this answer that wait now; 0 also when the call has gone. */
+/* One message of an answer, copied. The bytes of this answer that wait now; 0 also when the call has gone. -ENOBUFS:
+ * the client does not read what it asked for. */
 int pc_rpc_send(struct pc_rpc *c, int32_t stream, const void *message, size_t n, size_t *ret_waiting,
                 struct pc_err *reterr);
 size_t pc_rpc_waiting(struct pc_rpc *c, int32_t stream);

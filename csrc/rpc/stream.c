@@ -77,6 +77,7 @@ struct stream *stream_new(struct pc_rpc *c, int32_t id) {
 
 void stream_free(struct stream *s) {
         s->conn->held -= s->in.len;
+        s->conn->unread -= s->out.len - s->out_at;
         bytes_free(&s->in);
         bytes_free(&s->metadata);
         bytes_free(&s->out);
@@ -192,6 +193,7 @@ static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buf, s
         if (n > 0)
                 memcpy(buf, s->out.data + s->out_at, n);
         s->out_at += n;
+        s->conn->unread -= n;
         if (s->out_at < s->out.len)
                 return (ssize_t) n;
         s->out.len = s->out_at = 0;

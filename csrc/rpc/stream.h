@@ -42,7 +42,7 @@ struct pc_rpc {
         struct stream *open, *gone; /* gone: closed under a call that was taken */
         struct stream *ready, **ready_end;
         struct stream *given; /* the stream of the last event, whose memory it borrows */
-        size_t held;
+        size_t held, unread;
         unsigned running;
         struct bytes out;
         size_t out_at;

@@ -11,6 +11,7 @@ cdef extern from "rpc/rpc.h" nogil:
         size_t max_message
         size_t max_held
         size_t max_headers
+        size_t max_unread
         unsigned max_streams
 
     enum:

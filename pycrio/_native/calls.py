@@ -7,6 +7,7 @@ thread, which on a busy node costs more than the call.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,12 +28,14 @@ HIGH, LOW = 1 << 20, 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of one message each way; connections and calls of one connection at a time."""
+    """Bytes of one message each way; connections, and calls of one connection at a time; bytes of answers of one
+    connection that wait for its client to read them (an answer that is larger has to wait alone)."""
 
     max_receive: int
     max_send: int
     max_connections: int = 4096
     max_calls: int = 1024
+    max_unread: int = 256 << 20
 
 
 class Ended(Exception):
@@ -205,8 +208,15 @@ class Link:
         if len(message) > self._server.limits.max_send:
             limit = self._server.limits.max_send
             raise Ended(RESOURCE_EXHAUSTED, f"trying to send message larger than max ({len(message)} vs. {limit})")
-        if self._open:
+        if not self._open:
+            return
+        try:
             self._connection.send(stream, message)
+        except NativeError as e:
+            if e.errno != errno.ENOBUFS:
+                raise
+            text = f"{self._server.limits.max_unread} bytes of answers wait for this client already: read them first"
+            raise Ended(RESOURCE_EXHAUSTED, text) from e
 
     def _flush_soon(self) -> None:
         if not self._flushing:
@@ -247,7 +257,12 @@ class CallServer:
         limit = self.limits.max_receive
         try:
             connection = Connection(
-                fd, head, max_message=limit, max_held=2 * limit + (1 << 20), max_streams=self.limits.max_calls
+                fd,
+                head,
+                max_message=limit,
+                max_held=2 * limit + (1 << 20),
+                max_streams=self.limits.max_calls,
+                max_unread=self.limits.max_unread,
             )
         except NativeError as e:
             os.close(fd)

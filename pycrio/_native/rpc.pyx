@@ -19,19 +19,21 @@ cdef class Connection:
     """A connected non-blocking stream socket that speaks gRPC; ``head`` was read from it already.
 
     The descriptor is the connection's from then on. Limits: ``max_message`` bytes of a request, ``max_streams`` calls
-    at a time, ``max_held`` bytes of requests that are not complete yet. Raises NativeError when memory or the limits
+    at a time, ``max_held`` bytes of requests that are not complete yet, ``max_unread`` bytes of answers that wait for
+    the client to read them. Raises NativeError when memory or the limits
     do not allow it; the descriptor is then still the caller's.
     """
 
     cdef pc_rpc *_conn
 
     def __init__(self, int fd, bytes head, *, size_t max_message, size_t max_held, unsigned max_streams=1024,
-                 size_t max_headers=65536):
+                 size_t max_headers=65536, size_t max_unread=268435456):
         cdef pc_err err
         cdef pc_rpc_limits limits
         limits.max_message = max_message
         limits.max_held = max_held
         limits.max_headers = max_headers
+        limits.max_unread = max_unread
         limits.max_streams = max_streams
         if self._conn != NULL:
             raise RuntimeError("the connection is initialised already")
@@ -71,7 +73,8 @@ cdef class Connection:
         return pc_rpc_flush(self._conn)
 
     def send(self, int stream, bytes message):
-        """One message of an answer; the bytes of it and of those before that wait to be written."""
+        """One message of an answer; the bytes of it and of those before that wait to be written. NativeError with
+        ENOBUFS when too many wait already, of all the connection's answers."""
         cdef pc_err err
         cdef size_t waiting = 0
         self._check()

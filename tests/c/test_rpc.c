@@ -116,7 +116,7 @@ static void rig_start(struct pc_rpc_limits limits, struct rig *r) {
         nghttp2_submit_settings(r->client, 0, NULL, 0);
 }
 
-static const struct pc_rpc_limits LIMITS = {1 << 20, 4 << 20, 4096, 10};
+static const struct pc_rpc_limits LIMITS = {1 << 20, 4 << 20, 4096, 1 << 20, 10};
 
 static void rig_end(struct rig *r) {
         nghttp2_session_del(r->client);
@@ -267,7 +267,7 @@ static void refused(const char *what, struct pc_rpc_limits limits, const char *p
 static void test_refusals(void) {
         static char big[8192];
         char room[64];
-        struct pc_rpc_limits small = {100, 4096, 4096, 10}, none = {1 << 20, 50, 4096, 10};
+        struct pc_rpc_limits small = {100, 4096, 4096, 1000, 10}, none = {1 << 20, 50, 4096, 1000, 10};
         refused("a message over the limit", small, "/s/M", (struct request){.bytes = "\0\0\0\1\1", .len = 5}, "", "",
                 "8", "larger than max (257 vs. 100)");
         refused("the limit of all together", none, "/s/M", (struct request){.bytes = big, .len = 60}, "", "", "8",
@@ -339,6 +339,38 @@ static void test_stream(void) {
         rig_end(&r);
 }
 
+static void test_unread(void) {
+        static struct rig r;
+        static char piece[30000];
+        struct pc_rpc_limits few = {100, 1000, 4096, 40000, 10};
+        struct pc_rpc_event e;
+        struct pc_err err;
+        char room[64];
+        size_t waiting = 0;
+        rig_start(few, &r);
+        struct request q = message(room, "x");
+        int32_t first = ask(&r, "/s/A", &q, "", "");
+        struct request p = q;
+        p.at = 0;
+        int32_t second = ask(&r, "/s/B", &p, "", "");
+        turn(&r);
+        bool good = pc_rpc_next(r.server, &e) && pc_rpc_next(r.server, &e);
+        good = good && pc_rpc_send(r.server, first, piece, sizeof piece, &waiting, &err) == 0;
+        ok(good && pc_rpc_send(r.server, second, piece, sizeof piece, &waiting, &err) == -ENOBUFS &&
+               err.code == ENOBUFS,
+           "answers that nobody reads do not pile up");
+        ok(pc_rpc_send(r.server, second, piece, 5000, &waiting, &err) == 0, "what still fits does");
+        turn(&r);
+        good = pc_rpc_send(r.server, second, piece, sizeof piece, &waiting, &err) == 0;
+        turn(&r);
+        ok(good && of(&r, second)->len == 5005 + sizeof piece + 5, "when they were read there is room again");
+        good =
+            pc_rpc_finish(r.server, first, 0, NULL, &err) == 0 && pc_rpc_finish(r.server, second, 0, NULL, &err) == 0;
+        turn(&r);
+        ok(good && answered(of(&r, first), "0") && answered(of(&r, second), "0"), "and all of it arrived");
+        rig_end(&r);
+}
+
 static void test_cancel(void) {
         static struct rig r;
         struct pc_rpc_event e;
@@ -405,7 +437,7 @@ static void test_limits_of_calls(void) {
         static struct rig r;
         struct pc_rpc_event e;
         char room[64];
-        struct pc_rpc_limits two = {100, 1000, 4096, 2};
+        struct pc_rpc_limits two = {100, 1000, 4096, 1000, 2};
         rig_start(two, &r);
         turn(&r);
         struct request qs[3];
@@ -425,7 +457,7 @@ static void test_bytes(void) {
         struct pc_err err;
         struct pc_rpc *c = NULL;
         struct pc_rpc_event e;
-        struct pc_rpc_limits bad = {1, 1, 1, 0};
+        struct pc_rpc_limits bad = {1, 1, 1, 1, 0};
         int fds[2];
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
                 abort();
@@ -470,6 +502,7 @@ int main(void) {
         test_unary();
         test_refusals();
         test_stream();
+        test_unread();
         test_cancel();
         test_goaway();
         test_limits_of_calls();

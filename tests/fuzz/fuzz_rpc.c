@@ -10,7 +10,7 @@ static const char PREFACE[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-        const struct pc_rpc_limits limits = {1 << 16, 1 << 18, 4096, 32};
+        const struct pc_rpc_limits limits = {1 << 16, 1 << 18, 4096, 1 << 16, 32};
         struct pc_rpc *c = NULL;
         struct pc_rpc_event e;
         struct pc_err err;

@@ -17,15 +17,13 @@ import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
+from tests.frames import CONTINUATION, DATA, PING, PREFACE, RESET, SETTINGS, begin, call, frame, header, settings
 from tests.isolation import Isolation
 from tests.system.conftest import Bystander, Pushed, end_node, make_node
 from tests.system.node import Node, eventually
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("others_untouched")]
 SERVICE = "/runtime.v1.RuntimeService/"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
-END_STREAM, END_HEADERS = 1, 4
 # The daemon as always, but it looks after its memory every second instead of every minute.
 THRIFTY = """
 import sys
@@ -41,33 +39,6 @@ def node(images: Pushed, isolation: Isolation) -> Iterator[Node]:
     node = make_node(images, isolation, program=("-c", THRIFTY))
     yield node
     end_node(node)
-
-
-# --- frames (RFC 9113, RFC 7541: literals without indexing) -------------------------------------------------------
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
-
-
-def header(name: bytes, value: bytes) -> bytes:
-    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
-
-
-def begin(stream: int, call: str, flags: int = END_HEADERS) -> bytes:
-    fields = {":method": "POST", ":scheme": "http", ":path": SERVICE + call, ":authority": "x", "te": "trailers"}
-    fields["content-type"] = "application/grpc"
-    return frame(HEADERS, flags, stream, b"".join(header(n.encode(), v.encode()) for n, v in fields.items()))
-
-
-def call(stream: int, name: str, message: bytes = b"") -> bytes:
-    body = b"\0" + struct.pack(">I", len(message)) + message
-    return begin(stream, name) + frame(DATA, END_STREAM, stream, body)
-
-
-def settings(**values: int) -> bytes:
-    numbers = {"window": 4}
-    return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", numbers[n], v) for n, v in values.items()))
 
 
 def connected(node: Node, *, preface: bytes = PREFACE + frame(SETTINGS, 0, 0)) -> socket.socket:
@@ -129,7 +100,11 @@ async def test_two_thousand_calls_at_once(node: Node, bystander: Bystander) -> N
 
 @pytest.mark.parametrize("kind", ["silent", "preface only", "one call each"])
 def test_thousands_of_connections(node: Node, bystander: Bystander, kind: str) -> None:
-    preface = {"silent": b"", "preface only": PREFACE, "one call each": PREFACE + settings() + call(1, "Version")}[kind]
+    preface = {
+        "silent": b"",
+        "preface only": PREFACE,
+        "one call each": PREFACE + settings() + call(1, SERVICE + "Version"),
+    }[kind]
     clients = [connected(node, preface=preface) for _ in range(2000)]
     try:
         others_are_served(node, bystander)
@@ -142,9 +117,11 @@ def test_thousands_of_connections(node: Node, bystander: Bystander, kind: str) -
 
 def test_calls_that_never_come_to_an_end(node: Node, bystander: Bystander) -> None:
     """Half-open streams, and messages that announce megabytes and stop."""
-    open_calls = b"".join(begin(1 + 2 * n, "ListContainers") for n in range(1000))
+    open_calls = b"".join(begin(1 + 2 * n, SERVICE + "ListContainers") for n in range(1000))
     announced = b"\0" + struct.pack(">I", 15 << 20) + bytes(16_000)
-    large = b"".join(begin(1 + 2 * n, "ListContainers") + frame(DATA, 0, 1 + 2 * n, announced) for n in range(20))
+    large = b"".join(
+        begin(1 + 2 * n, SERVICE + "ListContainers") + frame(DATA, 0, 1 + 2 * n, announced) for n in range(20)
+    )
     clients = [connected(node) for _ in range(20)]
     for client in clients[:10]:
         client.sendall(open_calls)
@@ -167,7 +144,7 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 def test_a_flood_of_frames_ends_its_connection(node: Node, bystander: Bystander, kind: str) -> None:
     client = connected(node)
     if kind == "headers":
-        client.sendall(begin(1, "ListContainers", flags=0))
+        client.sendall(begin(1, SERVICE + "ListContainers", flags=0))
     assert until_cut_off(client, FLOODS[kind](), 64 << 20) < 8 << 20
     others_are_served(node, bystander)
     client.close()
@@ -179,13 +156,15 @@ def test_rapid_resets(node: Node, bystander: Bystander) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # libnghttp2 of some distributions has a limit
         for _ in range(100):
             ids = range(stream, stream + 200, 2)
-            client.sendall(b"".join(call(n, "Status") + frame(RESET, 0, n, struct.pack(">I", 8)) for n in ids))
+            client.sendall(
+                b"".join(call(n, SERVICE + "Status") + frame(RESET, 0, n, struct.pack(">I", 8)) for n in ids)
+            )
             stream += 200
     others_are_served(node, bystander)
     client.close()
     client, execs = connected(node), pb.ExecSyncRequest(container_id=bystander.container, cmd=["sleep", "7"])
     for stream in range(1, 61, 2):
-        client.sendall(call(stream, "ExecSync", execs.SerializeToString()))
+        client.sendall(call(stream, SERVICE + "ExecSync", execs.SerializeToString()))
     for stream in range(1, 61, 2):
         client.sendall(frame(RESET, 0, stream, struct.pack(">I", 8)))
     eventually(lambda: not [line for line in node.isolation.processes().values() if line == "sleep 7"])
@@ -195,9 +174,9 @@ def test_rapid_resets(node: Node, bystander: Bystander) -> None:
 def test_answers_that_nobody_reads(node: Node, bystander: Bystander) -> None:
     """A window of nothing, a thousand answers, a hundred listeners to events."""
     client = connected(node, preface=PREFACE + settings(window=0))
-    client.sendall(b"".join(call(1 + 2 * n, "ListPodSandboxMetrics") for n in range(1000)))
+    client.sendall(b"".join(call(1 + 2 * n, SERVICE + "ListPodSandboxMetrics") for n in range(1000)))
     listeners = connected(node, preface=PREFACE + settings(window=0))
-    listeners.sendall(b"".join(call(1 + 2 * n, "GetContainerEvents") for n in range(100)))
+    listeners.sendall(b"".join(call(1 + 2 * n, SERVICE + "GetContainerEvents") for n in range(100)))
     others_are_served(node, bystander)
     pod = node.pod()
     for _ in range(3):

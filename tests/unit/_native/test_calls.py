@@ -16,6 +16,7 @@ import pytest
 from pycrio._native.base import live_handles
 from pycrio._native.calls import HIGH, Call, CallServer, Handler, Limits
 from pycrio._native.front import Front
+from tests import frames
 
 Code = grpc.StatusCode
 SIZE = 8 << 20
@@ -182,6 +183,34 @@ async def test_streams_wait_for_slow_clients(tmp_path: pathlib.Path) -> None:
         rest = [len(await answers.read()) for _ in range(199)]
         assert rest == [len(piece)] * 199
         assert await answers.read() is grpc.aio.EOF
+
+
+async def test_answers_that_a_client_does_not_read_do_not_pile_up(tmp_path: pathlib.Path) -> None:
+    """Its window is 0: one answer waits, as large as it may be, and then as much as the limit says."""
+    answer = bytes(1000)
+
+    async def large(request: bytes, call: Call) -> bytes:
+        return answer
+
+    async with serving(tmp_path, limits=Limits(1 << 20, 1 << 20, max_unread=2500), large=large) as (_, server):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        server.adopt(theirs.detach())
+        reader, writer = await asyncio.open_connection(sock=ours)
+        (path,) = server.handlers
+        calls = b"".join(frames.call(1 + 2 * n, path.decode()) for n in range(4))
+        writer.write(frames.PREFACE + frames.settings(window=0) + calls)
+        found = b""
+        while {stream for kind, _, stream, _ in frames.split(found) if kind == frames.HEADERS} != {1, 3, 5, 7}:
+            found += await reader.read(1 << 16)
+        ended = [s for kind, flags, s, _ in frames.split(found) if kind == frames.HEADERS and flags & frames.END_STREAM]
+        assert ended == [5, 7]  # with a status and nothing else
+        assert answer not in found
+        # now it reads: the two that waited arrive
+        writer.write(b"".join(frames.frame(8, 0, stream, (4000).to_bytes(4, "big")) for stream in (1, 3)))
+        while found.count(answer) < 2:
+            found += await reader.read(1 << 16)
+        writer.close()
 
 
 async def test_a_slow_stream_holds_nobody_up(tmp_path: pathlib.Path) -> None:
