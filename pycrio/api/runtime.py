@@ -69,6 +69,7 @@ class RuntimeService:
         self._attributes = Fragments(containers.encode_attributes)
         self._pod_statuses = Fragments(pods.encode_status)
         self._container_statuses = Fragments(containers.encode_status)
+        self._event: tuple[EventView, bytes] | None = None
         for of_pods in (self._pods, self._pod_statuses):
             node.pods.listen(of_pods.changed)
         for of_containers in (self._containers, self._attributes, self._container_statuses):
@@ -287,13 +288,13 @@ class RuntimeService:
         for piece in fragments.pieces([node.encode_metrics(m) for m in await node_metrics.pod_metrics(self._node)]):
             yield piece
 
-    async def get_container_events(
-        self, request: pb.GetEventsRequest, remaining: float | None
-    ) -> AsyncIterator[pb.ContainerEventResponse]:
+    async def get_container_events(self, request: pb.GetEventsRequest, remaining: float | None) -> AsyncIterator[bytes]:
         events = cast(AsyncGenerator[EventView, None], node_events.subscribe(self._node))
         async with contextlib.aclosing(events) as views:  # a caller that left must not stay subscribed
             async for view in views:
-                yield node.encode_event(view)
+                if self._event is None or self._event[0] is not view:  # once for all callers that keep up
+                    self._event = (view, node.encode_event(view).SerializeToString())
+                yield self._event[1]
 
     # --- the node
 

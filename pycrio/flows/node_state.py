@@ -13,7 +13,9 @@ from pycrio.flows.node.readings import Readings
 from pycrio.flows.plugins import Plugins
 from pycrio.flows.ports import Host
 from pycrio.flows.turn import Joined, Turns
+from pycrio.flows.views import EventView
 from pycrio.model.container import ContainerRecord, ContainerState
+from pycrio.model.event import Event
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodRecord
 from pycrio.state.names import Names
@@ -63,7 +65,7 @@ class Node:
         self.removing = Joined()
         self.pulling = Joined(abandon=True)
         self.downloads = asyncio.Semaphore(DOWNLOADS)
-        self.events = Bus()
+        self.events = Bus(self._seen)
         self.rates = Rates(self.known)
         self.readings = Readings(self.known)
         self.plugins = Plugins(self)
@@ -76,6 +78,11 @@ class Node:
         if old is not None and new is None:
             self.rates.forget(old.id)
             self.readings.forget(old.id)
+
+    def _seen(self, event: Event) -> EventView:
+        """The pod of an event as it is now."""
+        pod = self.pods.resolve(event.pod_id)
+        return EventView(event, pod, tuple(self.containers_of(pod.id)) if pod is not None else ())
 
     def known(self, ident: str) -> bool:
         """True while there is a pod or a container of that id."""

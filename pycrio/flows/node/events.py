@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from pycrio.flows.views import EventView
@@ -17,22 +17,27 @@ LIMIT = 1000
 
 
 class Bus:
-    """Fans events out. A listener that falls LIMIT events behind loses the oldest ones, which is counted."""
+    """Fans events out, each with what ``view`` says of its pod at that moment. A listener that falls LIMIT events
+    behind loses the oldest ones, which is counted."""
 
-    def __init__(self) -> None:
-        self._listeners: set[asyncio.Queue[Event]] = set()
+    def __init__(self, view: Callable[[Event], EventView]) -> None:
+        self._view = view
+        self._listeners: set[asyncio.Queue[EventView]] = set()
 
     def publish(self, event: Event) -> None:
         """Hand an event to every listener; never waits."""
+        if not self._listeners:
+            return
+        view = self._view(event)
         for queue in self._listeners:
             if queue.full():
                 queue.get_nowait()
                 metrics.event_dropped()
-            queue.put_nowait(event)
+            queue.put_nowait(view)
 
-    async def listen(self) -> AsyncIterator[Event]:
-        """Events from now on."""
-        queue: asyncio.Queue[Event] = asyncio.Queue(LIMIT)
+    async def listen(self) -> AsyncIterator[EventView]:
+        """Events from now on; every listener gets the same objects."""
+        queue: asyncio.Queue[EventView] = asyncio.Queue(LIMIT)
         self._listeners.add(queue)
         try:
             while True:
@@ -42,19 +47,8 @@ class Bus:
 
 
 async def subscribe(node: Node) -> AsyncIterator[EventView]:
-    """Events with the pod and its containers as they are now; nothing unless ``enable_pod_events`` is on.
-
-    The last event of a pod comes after its record went; it then carries the pod as it was.
-    """
+    """Events with the pod and its containers as they were then; nothing unless ``enable_pod_events`` is on."""
     if not node.host.options.enable_pod_events:
         return
-    last: dict[str, EventView] = {}
-    async for event in node.events.listen():
-        pod = node.pods.resolve(event.pod_id)
-        if pod is not None:
-            view = EventView(event, pod, tuple(node.containers_of(pod.id)))
-            last[pod.id] = view
-        else:
-            known = last.pop(event.pod_id, None)
-            view = EventView(event, known.pod if known else None, known.containers if known else ())
+    async for view in node.events.listen():
         yield view

@@ -46,7 +46,7 @@ async def _remove(node: Node, ident: str, deadline: float | None) -> None:
             await node.host.files.remove(pod.log_directory)
         node.host.namespaces.release_ids(pod.uid_map)
         node.host.security.release(Labels(pod.selinux_process_label, pod.selinux_mount_label))
-        node.events.publish(Event(EventType.DELETED, ident, ident, now()))
+        node.events.publish(Event(EventType.DELETED, ident, ident, now()))  # first: it says which pod it was
         node.pods.remove(ident)
         node.names.release(pod.name, ident)
     log.info("Removed pod sandbox", id=ident)

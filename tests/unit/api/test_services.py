@@ -7,7 +7,7 @@ import contextlib
 import json
 import pathlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -25,6 +25,7 @@ from pycrio.api.runtime import RuntimeService
 from pycrio.errors import PycrioError, Timeout
 from pycrio.flows.node.events import Bus
 from pycrio.flows.node_state import Node
+from pycrio.flows.views import EventView
 from pycrio.model.event import Event
 from tests.fakes.node import FakeHost, fake_node
 from tests.unit.api import client, cri_table, strategies
@@ -309,25 +310,62 @@ async def test_stream_lists_in_chunks(serve: Serve, tmp_path: pathlib.Path, monk
         assert [a async for a in client.stream(call.channel, "StreamContainers", filter=nothing)] == []
 
 
-async def test_events(serve: Serve, tmp_path: pathlib.Path) -> None:
-    subscribed = asyncio.Event()
+class Telling(Bus):
+    """Tells when somebody listens."""
 
-    class Telling(Bus):
-        async def listen(self) -> AsyncIterator[Event]:
-            subscribed.set()
-            async for event in super().listen():
-                yield event
+    def __init__(self, view: Callable[[Event], EventView], expected: int) -> None:
+        super().__init__(view)
+        self._expected = expected
+        self.all_there = asyncio.Event()
 
+    async def listen(self) -> AsyncIterator[EventView]:
+        self._expected -= 1
+        if not self._expected:
+            self.all_there.set()
+        async for event in super().listen():
+            yield event
+
+
+async def test_events_show_what_was_then_to_listeners_of_any_speed(serve: Serve, tmp_path: pathlib.Path) -> None:
     async with cri(serve, tmp_path, enable_pod_events=True) as call:
-        call.node.events = Telling()
-        events = client.stream(call.channel, "GetContainerEvents", deadline=None)
-        reading = asyncio.ensure_future(events.read())
-        await subscribed.wait()
+        call.node.events = bus = Telling(call.node._seen, 2)
+        streams = [client.stream(call.channel, "GetContainerEvents", deadline=None) for _ in range(2)]
+        first = [asyncio.ensure_future(s.read()) for s in streams]
+        await bus.all_there.wait()
         pod = await call.pod()
-        found = [await reading, await events.read()]
-        assert [e.container_event_type for e in found] == [pb.CONTAINER_CREATED_EVENT, pb.CONTAINER_STARTED_EVENT]
-        assert {e.pod_sandbox_status.id for e in found} == {pod}
-        events.cancel()
+        container = await call.container(pod)
+        await call("StopContainer", container_id=container)
+        await call("StopPodSandbox", pod_sandbox_id=pod)
+        await call("RemovePodSandbox", pod_sandbox_id=pod)
+        for began, stream in zip(first, streams, strict=True):
+            found = [await began] + [await stream.read() for _ in range(7)]
+            kinds = [(e.container_event_type, e.container_id == pod) for e in found]
+            created, started, stopped, deleted = range(4)
+            assert kinds == [
+                (created, True),
+                (started, True),
+                (created, False),
+                (started, False),
+                (stopped, False),
+                (stopped, True),
+                (deleted, False),
+                (deleted, True),
+            ]
+            # though everything had gone before the second one was read
+            assert {e.pod_sandbox_status.metadata.name for e in found} == {"web"}
+            states = [e.pod_sandbox_status.state for e in found]
+            assert states == [pb.SANDBOX_READY] * 5 + [pb.SANDBOX_NOTREADY] * 3
+            assert [[c.state for c in e.containers_statuses] for e in found] == [
+                [],
+                [],
+                [pb.CONTAINER_CREATED],
+                [pb.CONTAINER_RUNNING],
+                [pb.CONTAINER_EXITED],
+                [pb.CONTAINER_EXITED],
+                [],
+                [],
+            ]
+            stream.cancel()
 
 
 async def test_no_events_when_off(serve: Serve, tmp_path: pathlib.Path) -> None:
