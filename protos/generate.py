@@ -1,7 +1,7 @@
 """Generates the private ``_pb`` packages from ``protos/`` (``make proto``; needs grpcio-tools).
 
 Only messages are generated. For the CRI handlers are registered from a table (pycrio/api/methods.py), so that list
-answers can be bytes which were serialised before; NRI has a framing of its own (pycrio/drivers/nri/frames.py).
+answers can be bytes which were serialised before; NRI plugins and shims are called by ttrpc (pycrio/ttrpc).
 With a directory as argument the files of the CRI go there instead.
 """
 
@@ -18,8 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parent
 PACKAGE = ROOT.parent / "pycrio"
 PROTO = "runtime/v1/api.proto"
 PRIVATE = PACKAGE / "api" / "_pb"
-NRI = ("nri/v1alpha1/nri.proto", "nri/v1alpha1/ttrpc.proto")
-NRI_PRIVATE = PACKAGE / "drivers" / "nri" / "_pb"
+OTHERS: dict[pathlib.Path, tuple[str, ...]] = {
+    PACKAGE / "drivers" / "nri" / "_pb": ("nri/v1alpha1/nri.proto",),
+    PACKAGE / "ttrpc" / "_pb": ("ttrpc/v1/ttrpc.proto",),
+}
 
 
 def generate(target: pathlib.Path, *protos: str) -> None:
@@ -57,4 +59,5 @@ def valid(stub: str) -> str:
 if __name__ == "__main__":
     generate(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else PRIVATE)
     if len(sys.argv) == 1:
-        generate(NRI_PRIVATE, *NRI)
+        for place, protos in OTHERS.items():
+            generate(place, *protos)

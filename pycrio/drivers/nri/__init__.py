@@ -4,8 +4,7 @@
     hub.py        who has joined, whom to ask, in which order
     launch.py     plugins that are started with the daemon
     plugin.py     one joined plugin: registration, synchronisation, requests, its end
-    link.py       calls in both directions over one socket
-    frames.py     the framing below: connection multiplexing and ttrpc messages, without I/O
+    frames.py     the multiplexer that carries two ttrpc connections (pycrio/ttrpc) over one socket, without I/O
     describe.py   pods, containers and limits as messages, and limits back
     owners.py     who set what; two plugins never set the same
     merge.py      answers of several plugins put together

@@ -8,40 +8,21 @@ and the data (ttrpc PROTOCOL.md). A message may be cut into frames anywhere; a f
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from pycrio.ttrpc import frames as ttrpc
+from pycrio.ttrpc.frames import HEADER, MAX_DATA, FramingError, Message, take
 
 PLUGIN_CONN = 1
 """The connection on which the runtime calls the plugin."""
 RUNTIME_CONN = 2
 """The connection on which the plugin calls the runtime."""
 
-REQUEST, RESPONSE, DATA = 1, 2, 3
-REMOTE_OPEN = 2
-"""Request flag: the caller would go on sending, which no NRI call does."""
-MAX_DATA = 4 << 20
-"""Most bytes of a message's data (ttrpc)."""
-
 _MUX = struct.Struct(">II")
-_HEADER = struct.Struct(">IIBB")
-_MAX_FRAME = MAX_DATA + _HEADER.size
+_MAX_FRAME = MAX_DATA + HEADER.size
 # Readers in Go take a frame whole, into a buffer of 4096 bytes or, once they know a message's length, into that
 # message's own; and a queue of 256 frames that overflows ends the connection. So: one frame of at most 4096 bytes,
 # then the rest in one.
 _FIRST_FRAME = 4096
-
-
-class FramingError(Exception):
-    """The peer does not speak the protocol; the connection is of no use any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One ttrpc message."""
-
-    stream: int
-    kind: int
-    flags: int
-    data: bytes
 
 
 class Demultiplexer:
@@ -70,34 +51,33 @@ class Demultiplexer:
             part = self._parts.get(conn)
             if part is not None:
                 part += memoryview(self._raw)[at : at + length]
-                out += ((conn, message) for message in _messages(part))
+                out += ((conn, message) for message in take(part))
             at += length
         del self._raw[:at]
         return out
 
 
-def _messages(part: bytearray) -> list[Message]:
-    """Take the complete messages from the front."""
-    out: list[Message] = []
-    at = 0
-    while len(part) - at >= _HEADER.size:
-        length, stream, kind, flags = _HEADER.unpack_from(part, at)
-        if length > MAX_DATA:
-            raise FramingError(f"message of {length} bytes is beyond the limit of {MAX_DATA}")
-        end = at + _HEADER.size + length
-        if len(part) < end:
-            break
-        out.append(Message(stream, kind, flags, bytes(part[at + _HEADER.size : end])))
-        at = end
-    del part[:at]
-    return out
-
-
 def encode(conn: int, message: Message) -> bytes:
     """The bytes for the socket; ValueError for data beyond the limit."""
-    if len(message.data) > MAX_DATA:
-        raise ValueError(f"message of {len(message.data)} bytes is beyond the limit of {MAX_DATA}")
-    whole = _HEADER.pack(len(message.data), message.stream, message.kind, message.flags) + message.data
+    whole = ttrpc.encode(message)
     first, rest = whole[:_FIRST_FRAME], whole[_FIRST_FRAME:]
     frames = _MUX.pack(conn, len(first)) + first
     return frames + _MUX.pack(conn, len(rest)) + rest if rest else frames
+
+
+class Codec:
+    """What ``ttrpc.link.Link`` reads and writes on an NRI socket: a connection of the multiplexer per direction."""
+
+    def __init__(self) -> None:
+        self._parser = Demultiplexer()
+
+    def feed(self, data: bytes) -> list[tuple[bool, Message]]:
+        """The messages that are complete now, and whether each one came on the connection of our calls."""
+        return [(conn == PLUGIN_CONN, message) for conn, message in self._parser.feed(data)]
+
+    def encode(self, message: Message, ours: bool) -> bytes:
+        """The bytes for the socket; ValueError for data beyond the limit."""
+        return encode(PLUGIN_CONN if ours else RUNTIME_CONN, message)
+
+
+__all__ = ["MAX_DATA", "PLUGIN_CONN", "RUNTIME_CONN", "Codec", "Demultiplexer", "FramingError", "Message", "encode"]

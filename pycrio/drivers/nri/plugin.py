@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError, Message
 
 from pycrio.drivers.nri import frames
 from pycrio.drivers.nri._pb import nri_pb2 as pb
-from pycrio.drivers.nri.link import FAILED_PRECONDITION, INVALID_ARGUMENT, UNIMPLEMENTED, CallError, Link, LinkLost
 from pycrio.drivers.nri.settings import API_VERSION, Settings
 from pycrio.errors import PluginFailure
 from pycrio.model.nri import NriEvent
 from pycrio.obs import log as obslog
+from pycrio.ttrpc.link import FAILED_PRECONDITION, INVALID_ARGUMENT, UNIMPLEMENTED, CallError, Link, LinkLost
 
 log = obslog.get("nri")
 PLUGIN_SERVICE = "nri.pkg.api.v1alpha1.Plugin"
@@ -83,7 +83,7 @@ class Plugin:
         identity: tuple[str, str] | None = None,
         config: str = "",
     ) -> None:
-        self.link = Link(self._serve, accepted=identity is None)
+        self.link = Link(self._serve, accepted=identity is None, codec=frames.Codec(), peer="plugin")
         self.index, self.name = identity or ("", "")
         self.events = 0
         self._settings = settings

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from google.protobuf.message import Message
 
 from pycrio.drivers.nri._pb import nri_pb2 as pb
-from pycrio.drivers.nri._pb import ttrpc_pb2
 from pycrio.drivers.nri.nri import Nri
 from pycrio.drivers.nri.settings import Settings
 from pycrio.errors import RuntimeFailure
@@ -19,6 +18,7 @@ from pycrio.model.container import ContainerConfig, ContainerMetadata, Container
 from pycrio.model.image import ImageSpec
 from pycrio.model.nri import Eviction, LimitChange, NriContainer, NriEvent, NriState
 from pycrio.model.pod import PodConfig, PodMetadata, PodRecord
+from pycrio.ttrpc._pb import ttrpc_pb2
 
 REQUESTS: dict[str, tuple[type[Message], type[Message]]] = {
     m.name: (getattr(pb, m.input_type.name), getattr(pb, m.output_type.name))

@@ -1,4 +1,4 @@
-"""Calls in both directions over one NRI socket: ours to the plugin's service, the plugin's to ours."""
+"""Calls in both directions over one connection: ours to the peer's services, the peer's to ours."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from pycrio.drivers.nri import frames
-from pycrio.drivers.nri._pb import ttrpc_pb2
 from pycrio.obs import log as obslog
 from pycrio.obs import trace
+from pycrio.ttrpc import frames
+from pycrio.ttrpc._pb import ttrpc_pb2
 
-log = obslog.get("nri")
+log = obslog.get("ttrpc")
 OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL = 0, 3, 8, 9, 12, 13
 _PARALLEL = 16
 _UNREAD = 8 << 20
@@ -33,18 +34,35 @@ class LinkLost(Exception):
     """The connection ended, the peer broke the protocol, or it took longer than it may."""
 
 
-class Link(asyncio.Protocol):
-    """One connection. ``serve(service, method, payload)`` answers the plugin's calls; a CallError that it raises is the
-    answer's status. At most sixteen of them run at a time, further ones are refused. ``accepted``: there is a
-    connection already, of which asyncio will tell."""
+class Codec(Protocol):
+    """How messages lie on the stream. One object per connection."""
 
-    def __init__(self, serve: Service, *, accepted: bool) -> None:
+    def feed(self, data: bytes) -> list[tuple[bool, frames.Message]]:
+        """The messages that are complete now, and whether each one answers a call of ours; FramingError when the peer
+        does not speak the protocol."""
+
+    def encode(self, message: frames.Message, ours: bool) -> bytes:
+        """The bytes of a call of ours, or of our answer to the peer's."""
+
+
+async def refuse(service: str, method: str, payload: bytes) -> bytes:
+    """The service of a link whose peer has nothing to call."""
+    raise CallError(UNIMPLEMENTED, f"{service}/{method} is not served here")
+
+
+class Link(asyncio.Protocol):
+    """One connection. ``serve(service, method, payload)`` answers the peer's calls; a CallError that it raises is the
+    answer's status. At most sixteen of them run at a time, further ones are refused. ``accepted``: there is a
+    connection already, of which asyncio will tell. ``peer`` is what messages call the other side."""
+
+    def __init__(self, serve: Service, *, accepted: bool, codec: Codec, peer: str) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.peer_pid = 0
         self._serve = serve
         self._accepted = accepted
+        self._peer = peer
         self._ended = asyncio.Event()
-        self._parser = frames.Demultiplexer()
+        self._codec = codec
         self._transport: asyncio.Transport | None = None
         self._next = 1
         self._last_theirs = 0
@@ -53,23 +71,24 @@ class Link(asyncio.Protocol):
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    async def call(self, service: str, method: str, payload: bytes, timeout: float) -> bytes:
+    async def call(self, service: str, method: str, payload: bytes, timeout: float, *, patient: bool = False) -> bytes:
         """The answer's payload. CallError for a status other than OK; LinkLost, after which the link is closed, when no
-        answer came in ``timeout`` seconds or the connection is gone; ValueError for a request that is too large."""
+        answer came in ``timeout`` seconds (0: no limit) or the connection is gone; ValueError for a request that is too
+        large. ``patient``: that one call took too long is a TimeoutError, the link stays and its answer is dropped."""
         about = {"rpc.system": "ttrpc", "rpc.service": service, "rpc.method": method}
         with trace.span(f"{service}/{method}", about, trace.CLIENT):
-            return await self._call(service, method, payload, timeout)
+            return await self._call(service, method, payload, timeout, patient)
 
-    async def _call(self, service: str, method: str, payload: bytes, timeout: float) -> bytes:
+    async def _call(self, service: str, method: str, payload: bytes, timeout: float, patient: bool) -> bytes:
         request = ttrpc_pb2.Request(
             service=service,
             method=method,
             payload=payload,
-            timeout_nano=max(1, int(timeout * 1e9)),
+            timeout_nano=max(1, int(timeout * 1e9)) if timeout else 0,
             metadata=[ttrpc_pb2.Header(key=key, value=value) for key, value in trace.carrier().items()],
         )
         stream = self._next
-        data = frames.encode(frames.PLUGIN_CONN, frames.Message(stream, frames.REQUEST, 0, request.SerializeToString()))
+        data = self._codec.encode(frames.Message(stream, frames.REQUEST, 0, request.SerializeToString()), True)
         if self._transport is None or self.closed.done():
             raise LinkLost(self.closed.result() if self.closed.done() else "not connected")
         self._next += 2
@@ -77,9 +96,11 @@ class Link(asyncio.Protocol):
         self._waiting[stream] = answer
         self._transport.write(data)
         try:
-            return await asyncio.wait_for(answer, timeout)
+            return await asyncio.wait_for(answer, timeout or None)
         except (TimeoutError, asyncio.TimeoutError) as e:  # two classes before Python 3.11
             reason = f"no answer to {method} in {timeout:g} seconds"
+            if patient:
+                raise TimeoutError(reason) from e
             self.close(reason)
             raise LinkLost(reason) from e
         finally:
@@ -117,7 +138,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self.close("connection closed by the plugin" if exc is None else f"connection lost: {exc}")
+        self.close(f"connection closed by the {self._peer}" if exc is None else f"connection lost: {exc}")
         self._ended.set()
 
     def data_received(self, data: bytes) -> None:
@@ -125,8 +146,8 @@ class Link(asyncio.Protocol):
         if self.closed.done():
             return
         try:
-            for conn, message in self._parser.feed(data):
-                if conn == frames.PLUGIN_CONN:
+            for ours, message in self._codec.feed(data):
+                if ours:
                     self._answered(message)
                 else:
                     self._called(message)
@@ -169,7 +190,7 @@ class Link(asyncio.Protocol):
         except DecodeError as e:
             self._reply(stream, ttrpc_pb2.Status(code=INVALID_ARGUMENT, message=f"request cannot be decoded: {e}"))
         except Exception as e:
-            log.exception("Call of an NRI plugin failed", method=request.method)
+            log.exception("Call of a peer failed", peer=self._peer, method=request.method)
             self._reply(stream, ttrpc_pb2.Status(code=INTERNAL, message=str(e)))
         else:
             self._reply(stream, None, payload)
@@ -178,6 +199,6 @@ class Link(asyncio.Protocol):
         if self._transport is None or self.closed.done():
             return
         response = ttrpc_pb2.Response(status=status, payload=payload).SerializeToString()
-        self._transport.write(frames.encode(frames.RUNTIME_CONN, frames.Message(stream, frames.RESPONSE, 0, response)))
+        self._transport.write(self._codec.encode(frames.Message(stream, frames.RESPONSE, 0, response), False))
         if self._transport.get_write_buffer_size() > _UNREAD:
-            self.close("the plugin calls, but does not read the answers")
+            self.close(f"the {self._peer} calls, but does not read the answers")
