@@ -77,24 +77,35 @@ static int open_v1(struct pc_mon *m) {
         return pc_write_all(control, text, n);
 }
 
-void pc_oom_open(struct pc_mon *m) {
-        char path[PATH_MAX], text[8192], pid[24];
-        struct statfs fs;
-        m->oom_v2 = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_MAGIC;
-        pid[pc_decimal(pid, m->container)] = '\0';
-        (void) pc_join(path, sizeof path, (const char *const[]){"/proc/", pid, "/cgroup"}, 3);
+/* Directory of a process's memory cgroup; false, with a word about why, when there is none. */
+static bool group_of(struct pc_mon *m, const char *pid, char path[PATH_MAX]) {
+        char text[8192];
+        (void) pc_join(path, PATH_MAX, (const char *const[]){"/proc/", pid, "/cgroup"}, 3);
         if (slurp(path, text, sizeof text) == 0) {
                 pc_say(m, PC_LEVEL_INFO, "No cgroup of the container: it may have ended", NULL, 0);
-                return;
+                return false;
         }
         size_t head = sizeof CGROUP_ROOT - 1;
         memcpy(path, CGROUP_ROOT, head);
         if (!m->oom_v2)
                 path[head++] = '/';
-        if (pc_cgroup_path(text, m->oom_v2, path + head, sizeof path - head) == 0) {
+        if (pc_cgroup_path(text, m->oom_v2, path + head, PATH_MAX - head) == 0) {
                 pc_say(m, PC_LEVEL_WARN, "Container has no memory cgroup", NULL, 0);
-                return;
+                return false;
         }
+        return true;
+}
+
+void pc_oom_open(struct pc_mon *m) {
+        char path[PATH_MAX], own[PATH_MAX], pid[24];
+        struct statfs fs;
+        m->oom_v2 = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_MAGIC;
+        pid[pc_decimal(pid, m->container)] = '\0';
+        if (!group_of(m, pid, path))
+                return;
+        /* What stands for a container elsewhere (pycrio-task) lives where we do: what happens there says nothing. */
+        if (group_of(m, "self", own) && strcmp(path, own) == 0)
+                return;
         m->oom_dir = strdup(path);
         int r = !m->oom_dir ? -ENOMEM : m->oom_v2 ? open_v2(m) : open_v1(m);
         if (r == 0)
