@@ -1,4 +1,4 @@
-"""Build of the compiled core: one extension per C unit and the three programs; and of pycrio/_build.py, which tells
+"""Build of the compiled core: one extension per C unit and the four programs; and of pycrio/_build.py, which tells
 ``pycrio version`` what was built.
 
 Everything is found by the tables below; project metadata is in pyproject.toml. Environment:
@@ -48,6 +48,7 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     # -O2 after the common -Os: the log path is a hot loop
     "pycrio-monitor": (("monitor", "logmux"), ("-O2", f'-DPC_VERSION="{VERSION}"'), ("-static",)),
+    "pycrio-task": (("task",), (f'-DPC_VERSION="{VERSION}"',), ("-static",)),
     "pycrio-nsexec": (("nsexec",), (f'-DPC_VERSION="{VERSION}"',), ("-static",)),
     "pycrio-pause": (
         ("pause",),

@@ -20,6 +20,7 @@ PROTO = "runtime/v1/api.proto"
 PRIVATE = PACKAGE / "api" / "_pb"
 OTHERS: dict[pathlib.Path, tuple[str, ...]] = {
     PACKAGE / "drivers" / "nri" / "_pb": ("nri/v1alpha1/nri.proto",),
+    PACKAGE / "drivers" / "shim" / "_pb": ("shim/v2/task.proto", "shim/v2/metrics1.proto", "shim/v2/metrics2.proto"),
     PACKAGE / "ttrpc" / "_pb": ("ttrpc/v1/ttrpc.proto",),
 }
 

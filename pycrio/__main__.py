@@ -130,7 +130,11 @@ def _command(command: Command, argv: list[str], parsed: flags.Parsed) -> int:
 
         return version.run(own.flag("json"), own.flag("verbose"))
     if name == "publish":
-        sys.stdin.buffer.read()
+        from pycrio.drivers.shim.publish import publish
+
+        event = sys.stdin.buffer.read()
+        if own.text("address"):  # else there is nobody to tell
+            publish(own.text("address"), own.text("topic"), own.text("namespace"), event)
         return 0
     from pycrio.commands import node
 

@@ -140,6 +140,7 @@ class Daemon:
 
     async def _close(self, parts: wiring.Parts) -> None:
         for end in (
+            parts.shims.close,
             parts.notifier.close,
             parts.nri.close,
             parts.network.close,

@@ -6,6 +6,7 @@ import asyncio
 import glob
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -27,6 +28,10 @@ from pycrio.drivers.hooks.oci import Settings as HookSettings
 from pycrio.drivers.host.files import Files
 from pycrio.drivers.host.mounting import Mounts
 from pycrio.drivers.host.processes import Processes
+from pycrio.drivers.kinds.monitors import MonitorsByKind
+from pycrio.drivers.kinds.runtime import RuntimeByKind
+from pycrio.drivers.kinds.shims import Late, Shims
+from pycrio.drivers.kinds.tasks import TasksByKind
 from pycrio.drivers.layers.apart import Groups
 from pycrio.drivers.layers.settings import Settings as StoreSettings
 from pycrio.drivers.layers.store import Store
@@ -75,6 +80,7 @@ class Parts:
     nri: Nri
     cpus: CpuTuner
     classes: Classes
+    shims: Late
 
 
 def program(name: str) -> str:
@@ -128,7 +134,10 @@ async def build(config: Config, version: str) -> Parts:
         ),
         cgroups,
     )
-    runtime = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
+    late = shims(config, systemd, cgroups)
+    oci = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
+    processes = Processes()
+    runtime, tasks = RuntimeByKind(oci, late), TasksByKind(cgroups, processes, late)
     devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()
     classes = Classes(class_settings(config))
     nri = Nri(nri_settings(config, version), devices.inject, mounts.propagation, classes.block_io_known)
@@ -149,10 +158,11 @@ async def build(config: Config, version: str) -> Parts:
         layers=store.layers,
         rootfs=store.rootfs,
         changes=store.changes,
-        monitors=monitors,
+        monitors=MonitorsByKind(monitors, late),
         runtime=runtime,
+        tasks=tasks,
         checkpoints=Checkpoints(
-            CheckpointSettings(config.text("crio.checkpoint_restore.container_level_enabled") != "none"), runtime
+            CheckpointSettings(config.text("crio.checkpoint_restore.container_level_enabled") != "none"), oci
         ),
         network=network,
         hostports=HostPorts(HostPortSettings()),
@@ -168,9 +178,9 @@ async def build(config: Config, version: str) -> Parts:
         files=Files(),
         nri=nri,
         mounts=mounts,
-        processes=Processes(),
+        processes=processes,
     )
-    return Parts(host, store, network, registry, cgroups, security, notifier, nri, cpus, classes)
+    return Parts(host, store, network, registry, cgroups, security, notifier, nri, cpus, classes, late)
 
 
 def store_settings(config: Config) -> StoreSettings:
@@ -278,10 +288,6 @@ async def make_handlers(config: Config) -> Handlers:
 
 def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:
     """A handler with its programs found; ConfigError names what is missing."""
-    if conf.runtime_type == "vm":
-        raise ConfigError(
-            [f"crio.runtime.runtimes.{name}: handlers of type vm (containerd shims) are not run by this version"]
-        )
     path = find_program(conf.runtime_path, name)
     if not path:
         raise ConfigError([f"crio.runtime.runtimes.{name}: runtime {conf.runtime_path or name!r} is not executable"])
@@ -308,7 +314,45 @@ def make_handler(name: str, conf: HandlerConf, config: Config) -> Handler:
         exec_cpu_affinity=conf.exec_cpu_affinity,
         monitor_exec_cgroup=conf.monitor_exec_cgroup,
         platform_runtime_paths=dict(conf.platform_runtime_paths),
+        config_path=_config_path(conf),
+        pull_image=conf.runtime_pull_image,
     )
+
+
+def _config_path(conf: HandlerConf) -> str:
+    """The file that a shim reads; ConfigError when it is not there."""
+    if conf.runtime_config_path and not os.path.isfile(conf.runtime_config_path):
+        key = f"crio.runtime.runtimes.{conf.name}.runtime_config_path"
+        raise ConfigError([f"{key}: {conf.runtime_config_path} is not a file"])
+    return conf.runtime_config_path
+
+
+def shims(config: Config, systemd: bool, cgroups: Cgroups) -> Late:
+    """The driver for handlers of type vm, loaded when there is one."""
+    state_dir = os.path.join(config.text("crio.runroot"), "pycrio", "tasks")
+
+    def make() -> Shims:
+        from pycrio.drivers.shim.shims import Settings as ShimSettings
+        from pycrio.drivers.shim.shims import Shims as ShimDriver
+
+        settings = ShimSettings(
+            state_dir=state_dir,
+            program=program("pycrio-task"),
+            publish=own_program(),
+            systemd_cgroup=systemd,
+            no_pivot=config.flag("crio.runtime.no_pivot"),
+            debug=config.text("crio.runtime.log_level") in ("debug", "trace"),
+            prefix=taskset(config),
+        )
+        return ShimDriver(settings, cgroups)
+
+    return Late(make, state_dir)
+
+
+def own_program() -> str:
+    """What shims may run with the command ``publish``: this program as it was installed; "" where it was not."""
+    beside = os.path.join(os.path.dirname(sys.executable), "pycrio")
+    return beside if os.access(beside, os.X_OK) else shutil.which("pycrio") or ""
 
 
 def monitor_path(conf: HandlerConf, config: Config) -> str:

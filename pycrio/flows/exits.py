@@ -60,14 +60,11 @@ def _infra_ended(node: Node, pod: PodRecord) -> None:
 
 
 async def kill_rest(node: Node, container: ContainerRecord) -> None:
-    """End what is left of a container whose first process has gone. With a pid namespace of its own the kernel has
-    done it; otherwise the processes are found by the cgroup."""
+    """End what is left of a container whose first process has gone."""
     pod = node.pods.resolve(container.pod_id)
     modes = container.config.security.namespaces or (pod.config.security.namespaces if pod is not None else None)
-    if modes is None or modes.pid is NamespaceMode.CONTAINER:
-        return
-    for pid in await node.host.cgroups.processes(container.cgroup_path):
-        node.host.processes.kill(pid, 0, signal.SIGKILL)
+    shared = modes is not None and modes.pid is not NamespaceMode.CONTAINER
+    await node.host.tasks.end_rest(container.id, container.cgroup_path, shared)
 
 
 async def unstarted(node: Node, container_id: str) -> None:
@@ -82,6 +79,7 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
     if container.state is ContainerState.EXITED:
         return
     oom = report.oom_killed or node.host.monitors.oom_recorded(container.persist_dir, container.bundle)
+    oom = oom or await node.host.tasks.oom_killed(container.id, container.cgroup_path)
     reason = "OOMKilled" if oom else "Completed" if report.exit_code == 0 else "Error"
     # A container may end between the runtime's start and our note of it, and files have the time of the last tick.
     at = max(report.at, container.created_at)

@@ -279,6 +279,24 @@ class Runtime(Protocol):
         """Remove what execs of an earlier run left; number of things removed."""
 
 
+class Tasks(Protocol):
+    """Processes of containers, which with some handlers are not the host's. ``pid`` and ``start_time`` are those of a
+    record, ``cgroup_path`` its container's."""
+
+    async def kill(self, container_id: str, pid: int, start_time: int, signal: int) -> bool:
+        """Signal the container's first process; False when it is gone."""
+
+    async def end_rest(self, container_id: str, cgroup_path: str, shared: bool) -> None:
+        """End what is left of a container whose first process has gone; ``shared``: its pid namespace is not its own,
+        so that the kernel does not."""
+
+    async def oom_killed(self, container_id: str, cgroup_path: str) -> bool:
+        """True when it is known, other than by the monitor, that an ended container had an out-of-memory kill."""
+
+    async def stats(self, container_id: str, cgroup_path: str) -> CgroupStats | None:
+        """Readings of a container; None when it is gone."""
+
+
 class Checkpoints(Protocol):
     """Checkpoint images by CRIU through the OCI runtime, and the archives that they travel in."""
 
@@ -742,6 +760,7 @@ class Host:
     changes: Changes
     monitors: Monitors
     runtime: Runtime
+    tasks: Tasks
     checkpoints: Checkpoints
     network: Network
     hostports: HostPorts
@@ -799,5 +818,6 @@ __all__ = [
     "Runtime",
     "Security",
     "StoreEntry",
+    "Tasks",
     "Workload",
 ]

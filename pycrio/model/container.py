@@ -63,6 +63,8 @@ class ContainerRecord:
     is the directory with the checkpoint that it was made of ("": of none), which is there until the start. ``tuning``
     is what it asks of its CPUs; ``tuned`` is true from before that is applied until it has been taken back.
     ``runtime_path`` is the runtime program where the platform of its image has one of its own ("": the handler's).
+    ``pid`` is the process that lives as long as the container; where it only stands for the first one, ``init_pid`` is the
+    latter.
     """
 
     id: str
@@ -102,6 +104,12 @@ class ContainerRecord:
     tuning: CpuTuning | None = None
     tuned: bool = False
     runtime_path: str = ""
+    init_pid: int = 0
+
+    @property
+    def first_pid(self) -> int:
+        """The container's first process as the host sees it; it may be a hypervisor's."""
+        return self.init_pid or self.pid
 
     @property
     def awaits_restore(self) -> bool:

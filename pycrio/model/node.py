@@ -21,7 +21,8 @@ class Handler:
 
     ``oci_max`` is the highest OCI version that the runtime accepts ("" when it cannot tell).
     ``allowed_annotations`` are prefixes. ``wants_joined_maps``: its config must repeat the id maps of a user namespace
-    that a container joins, which other runtimes read from the namespace and do not like to be told.
+    that a container joins, which other runtimes read from the namespace and do not like to be told. ``config_path`` and
+    ``pull_image`` (the guest pulls the image) are for type vm only.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Handler:
     seccomp_profile: str = ""
     exec_cpu_affinity: str = ""
     monitor_exec_cgroup: str = ""
+    config_path: str = ""
+    pull_image: bool = False
     platform_runtime_paths: dict[str, str] = field(default_factory=dict)
     oci_max: str = ""
     recursive_read_only: bool = False

@@ -76,7 +76,8 @@ class PodRecord:
     """A pod as persisted: the request, what was made for it, how far it is.
 
     ``namespaces`` maps a kind (net, uts, ipc, user) to the path of its pin; a kind that is missing is the host's.
-    ``infra_pid`` is the pause process (0: none). ``handler`` is the runtime handler's name after resolution,
+    ``infra_pid`` is the pause process (0: none) or, where
+    ``infra_init_pid`` is not 0, what stands for it. ``handler`` is the runtime handler's name after resolution,
     ``requested_handler`` what the request said. Times in nanoseconds since the epoch.
     """
 
@@ -104,3 +105,9 @@ class PodRecord:
     ready: bool = True
     network_ready: bool = False
     stopped_at: int = 0
+    infra_init_pid: int = 0
+
+    @property
+    def first_pid(self) -> int:
+        """The pause process as the host sees it; it may be a hypervisor's. 0: none."""
+        return self.infra_init_pid or self.infra_pid

@@ -37,7 +37,8 @@ class ContainerDirs:
 
 @dataclass(frozen=True, slots=True)
 class MonitorRequest:
-    """What a monitor needs to run one container; paths are absolute. ``restore_from`` is a checkpoint directory.
+    """What a monitor needs to run one container; paths are absolute. ``pod_id`` is the container's own id for a pod's
+    infra container. ``restore_from`` is a checkpoint directory.
 
     ``oom_score_adj``: what the runtime starts with and its processes inherit; None: the daemon's own.
     """
@@ -49,6 +50,7 @@ class MonitorRequest:
     persist_dir: str
     log_path: str
     cgroup_parent: str
+    pod_id: str = ""
     tty: bool = False
     stdin: bool = False
     stdin_once: bool = False
@@ -61,12 +63,14 @@ class MonitorRequest:
 
 @dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """The monitor and the container's first process; start times are field 22 of /proc/<pid>/stat."""
+    """The monitor and the container's first process; start times are field 22 of /proc/<pid>/stat. ``init_pid`` is not
+    0 when ``pid`` only stands for that process: it lives as long."""
 
     pid: int
     pid_start_time: int
     monitor_pid: int
     monitor_start_time: int
+    init_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class FakeHost:
             rootfs=self.rootfs,
             monitors=self.monitors,
             runtime=self.runtime,
+            tasks=processes.FakeTasks(lambda: self.host),
             changes=processes.FakeChanges(script),
             checkpoints=self.checkpoints,
             network=self.network,

@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import os
 import signal as signals
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from pycrio.errors import BadImage, NotFound, RuntimeFailure, Timeout
-from pycrio.flows.ports import CaptureRequest, ExecRequest, ExecSession, Files, MonitorReport, MonitorRequest
+from pycrio.flows.ports import CaptureRequest, ExecRequest, ExecSession, Files, Host, MonitorReport, MonitorRequest
 from pycrio.model.container import ExecResult, ExitReport
 from pycrio.model.node import Handler
-from pycrio.model.stats import ProcessUsage
+from pycrio.model.stats import CgroupStats, ProcessUsage
 from tests.fakes.script import Script
 
 DEADLY = (signals.SIGTERM, signals.SIGKILL, signals.SIGINT)
@@ -143,6 +143,26 @@ class FakeRuntime:
 
     async def garbage(self) -> int:
         return 0
+
+
+class FakeTasks:
+    """Containers whose processes are the host's: what tests put into its other fakes counts."""
+
+    def __init__(self, host: Callable[[], Host]) -> None:
+        self._host = host
+
+    async def kill(self, container_id: str, pid: int, start_time: int, signal: int) -> bool:
+        return self._host().processes.kill(pid, start_time, signal)
+
+    async def end_rest(self, container_id: str, cgroup_path: str, shared: bool) -> None:
+        for pid in await self._host().cgroups.processes(cgroup_path) if shared else ():
+            self._host().processes.kill(pid, 0, signals.SIGKILL)
+
+    async def oom_killed(self, container_id: str, cgroup_path: str) -> bool:
+        return False
+
+    async def stats(self, container_id: str, cgroup_path: str) -> CgroupStats | None:
+        return await self._host().cgroups.stats(cgroup_path)
 
 
 class FakeCheckpoints:

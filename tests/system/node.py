@@ -297,6 +297,7 @@ class Node:
                     "root/overlay-containers/*/",
                     "run/pycrio/state/*/*",
                     "run/pycrio/exec/*",
+                    "run/pycrio/tasks/*/",
                     "rt/*",
                     "exits/*",
                     "attach/*",

@@ -20,7 +20,6 @@ BUILT_IN: dict[str, dict[str, Value]] = {
         "container_min_memory": "500KiB",
     }
 }
-_VM = "handlers of type vm"
 
 
 def _handler(
@@ -38,7 +37,8 @@ HANDLER = (
     _handler(
         "runtime_type", "string", "oci",
         "oci: a program such as runc or crun with a monitor per container; pod: the same here, for configurations with "
-        "one monitor per pod (conmon-rs); vm: a containerd shim, which this version does not run.",
+        "one monitor per pod (conmon-rs); vm: a containerd shim (runtime v2), such as that of Kata "
+        "Containers.",
         (rules.one_of("oci", "vm", "pod"),),
     ),
     _handler(
@@ -46,7 +46,7 @@ HANDLER = (
     ),
     _handler(
         "runtime_config_path", "string", "", "Configuration file of a runtime of type vm.",
-        (rules.absolute_or_empty,), _VM,
+        (rules.absolute_or_empty,),
     ),
     _handler(
         "inherit_default_runtime", "bool", False,
@@ -89,7 +89,7 @@ HANDLER = (
         "platform, such as linux/arm64. The annotation platform-runtime-path.crio.io names a platform instead.",
     ),
     _handler(
-        "runtime_pull_image", "bool", False, "The runtime pulls the image itself. Only for type vm.", later=_VM
+        "runtime_pull_image", "bool", False, "The runtime pulls the image itself. Only for type vm."
     ),
     _handler(
         "container_min_memory", "string", "12MiB", "Lowest memory limit that a container may have.",

@@ -112,11 +112,12 @@ class Cgroups:
         log.warning("Cgroup stays behind, it is still busy", path=path)
 
     async def sweep(self, valid: Sequence[str]) -> None:
-        """Remove empty groups ``crio-<id>`` and ``crio-conmon-<id>`` whose id is not in ``valid``, and those of
-        helpers."""
+        """Remove empty groups ``crio-<id>`` and ``crio-conmon-<id>`` (of a shim ``crio-conmon-<id>-shim``) whose id is
+        not in ``valid``, and those of helpers."""
         known = frozenset(valid)
         for path in await offload("mount", self.tree.named, "crio-"):
-            ident = os.path.basename(path).removeprefix("crio-").removeprefix("conmon-").removesuffix(".scope")
+            ident = os.path.basename(path).removeprefix("crio-").removeprefix("conmon-")
+            ident = ident.removesuffix(".scope").removesuffix("-shim")
             ours = ident.startswith("pull-") or (is_id(ident) and ident not in known)
             if ours and not await self._at(path, "read", self.tree.processes):
                 await self._at(path, "removed", self.tree.remove)

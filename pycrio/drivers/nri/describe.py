@@ -83,7 +83,7 @@ def pod(record: PodRecord) -> pb.PodSandbox:
         annotations=texts(config.annotations),
         runtime_handler=record.requested_handler,
         linux=linux,
-        pid=record.infra_pid,
+        pid=record.first_pid,
         ips=record.ips,
     )
 

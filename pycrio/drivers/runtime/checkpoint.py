@@ -53,6 +53,8 @@ class Checkpoints:
         """Empty when usable, else the reason why not. Programs are asked once for each version of their file."""
         if not self.settings.enabled:
             return "crio.checkpoint_restore.container_level_enabled is none"
+        if handler.type == "vm":
+            return f"handler {handler.name!r} is of type vm: what runs in a shim cannot be checkpointed"
         criu = shutil.which(self.settings.criu)
         if criu is None:
             return f"the program {self.settings.criu} is not installed"

@@ -46,7 +46,10 @@ class Handlers:
 
 
 async def probe(handler: Handler) -> Handler:
-    """The handler with the features that its runtime reports; a runtime without the command has none."""
+    """The handler with the features that its runtime reports; a runtime without the command has none, and neither has a
+    shim: what a guest can do nobody tells."""
+    if handler.type == "vm":
+        return handler
     document = await _features(handler)
     linux = document.get("linux") or {}
     extensions = linux.get("mountExtensions") or {}

@@ -313,6 +313,7 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
             persist_dir=making.dirs.persist,
             log_path=record.log_path,
             cgroup_parent=making.pod.cgroup_parent,
+            pod_id=making.pod.id,
             tty=config.tty,
             stdin=config.stdin,
             stdin_once=config.stdin_once,
@@ -325,5 +326,6 @@ async def _runtime(node: Node, making: Making, record: ContainerRecord, undo: Un
         pid_start_time=report.pid_start_time,
         monitor_pid=report.monitor_pid,
         monitor_start_time=report.monitor_start_time,
+        init_pid=report.init_pid,
         created_at=now(),
     )

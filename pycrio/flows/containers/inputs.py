@@ -152,14 +152,14 @@ def pid_namespace(node: Node, pod: PodRecord, config: ContainerConfig) -> tuple[
     if options.pid is NamespaceMode.POD:
         if not pod.infra_pid:
             raise WrongState(f"pod sandbox {pod.id} has no init whose pid namespace could be shared")
-        return options.pid, f"/proc/{pod.infra_pid}/ns/pid"
+        return options.pid, f"/proc/{pod.first_pid}/ns/pid"
     if options.pid is NamespaceMode.TARGET:
         target = node.containers.resolve(options.target_id)
         if target is None or target.pod_id != pod.id:
             raise NotFound("target container", options.target_id, "it is not in the same pod sandbox")
         if target.state is not ContainerState.RUNNING:
             raise WrongState(f"target container {target.id} is not running")
-        return options.pid, f"/proc/{target.pid}/ns/pid"
+        return options.pid, f"/proc/{target.first_pid}/ns/pid"
     return options.pid, ""
 
 

@@ -22,7 +22,7 @@ async def status(node: Node, ident: str, verbose: bool) -> ContainerStatusView:
     text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
     document: dict[str, object] = {
         "sandboxID": container.pod_id,
-        "pid": container.pid,
+        "pid": container.first_pid,
         "runtimeSpec": json.loads(text) if text else None,
         "privileged": container.privileged,
     }

@@ -54,4 +54,4 @@ async def start(node: Node, ident: str) -> None:
         await remove_container.remove(node, container.id, None)
         raise failure
     node.events.publish(Event(EventType.STARTED, container.pod_id, container.id, now()))
-    log.info("Started container", id=container.id, pid=container.pid, sandbox=container.pod_id)
+    log.info("Started container", id=container.id, pid=container.first_pid, sandbox=container.pod_id)

@@ -50,12 +50,12 @@ async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
             return
         await _thaw(node, container)
         number = signal_number(container.stop_signal)
-        host.processes.kill(container.pid, container.pid_start_time, number)
+        await _kill(node, container, number)
         if number != signal.SIGKILL:
             await _wait(live)
         live.killing = True
         waited, pause = 0.0, FIRST_KILL_WAIT
-        while not live.exited.is_set() and host.processes.kill(container.pid, container.pid_start_time, signal.SIGKILL):
+        while not live.exited.is_set() and await _kill(node, container, signal.SIGKILL):
             await exits.kill_rest(node, container)
             if await host.processes.wait_gone(container.pid, container.pid_start_time, pause):
                 break
@@ -70,6 +70,11 @@ async def _stop(node: Node, container: ContainerRecord, live: Live) -> None:
         for task in list(live.execs):
             task.cancel()
         live.killing = False
+
+
+async def _kill(node: Node, container: ContainerRecord, number: int) -> bool:
+    """Signal the first process; False when it is gone."""
+    return await node.host.tasks.kill(container.id, container.pid, container.pid_start_time, number)
 
 
 async def _wait(live: Live) -> None:

@@ -33,7 +33,7 @@ async def _check_memory(node: Node, container: ContainerRecord, wanted: Resource
         raise InvalidRequest(f"memory limit {wanted.memory_limit} is negative")
     if not wanted.memory_limit:
         return
-    stats = await node.host.cgroups.stats(container.cgroup_path)
+    stats = await node.host.tasks.stats(container.id, container.cgroup_path)
     used = stats.memory.usage if stats is not None and stats.memory is not None else 0
     if wanted.memory_limit < used:
         raise InvalidRequest(

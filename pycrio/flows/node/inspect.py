@@ -37,7 +37,7 @@ async def inspect(node: Node, ident: str) -> Inspection:
     text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
     return Inspection(
         name=container.name,
-        pid=container.pid,
+        pid=container.first_pid,
         image=container.config.image.user_specified_image or container.image_name,
         image_ref=container.image_ref,
         created=container.created_at,

@@ -101,7 +101,7 @@ async def _links(node: Node, pod: PodRecord) -> tuple[MetricSample, ...]:
 async def _read(node: Node, record: ContainerRecord, groups: frozenset[str]) -> Reading:
     """Only what the groups need; a part that cannot be read is left out."""
     host = node.host
-    cgroup = await host.cgroups.stats(record.cgroup_path) if groups & FROM_CGROUP else None
+    cgroup = await host.tasks.stats(record.id, record.cgroup_path) if groups & FROM_CGROUP else None
     layer, space, processes = None, None, None
     try:
         if "disk" in groups:
@@ -120,4 +120,4 @@ async def _disk(node: Node, record: ContainerRecord) -> tuple[FsUsage | None, Fs
 async def _processes(node: Node, record: ContainerRecord) -> ProcessUsage:
     """Its first process first, whose limits stand for the container's."""
     pids = await node.host.cgroups.processes(record.cgroup_path)
-    return await node.host.processes.usage(sorted(pids, key=lambda pid: (pid != record.pid, pid)))
+    return await node.host.processes.usage(sorted(pids, key=lambda pid: (pid != record.first_pid, pid)))

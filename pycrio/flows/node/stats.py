@@ -31,7 +31,7 @@ async def _usage(node: Node, container: ContainerRecord) -> ContainerUsage:
 
 
 async def _read(node: Node, container: ContainerRecord) -> ContainerUsage:
-    cgroup = await node.host.cgroups.stats(container.cgroup_path) if living(container) else None
+    cgroup = await node.host.tasks.stats(container.id, container.cgroup_path) if living(container) else None
     try:
         layer = await node.host.rootfs.usage(container.id)
     except PycrioError as e:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from pycrio.flows.node_state import Node
-from pycrio.flows.pods.document import oci_annotations
+from pycrio.flows.pods.document import PREFIX, oci_annotations
 from pycrio.flows.ports import MonitorRequest, Options
 from pycrio.flows.undo import Undo
 from pycrio.model.mount import OciMount
@@ -55,10 +55,39 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
             persist_dir=pod.run_dir,
             log_path=f"{pod.run_dir}/pause.log",
             cgroup_parent=pod.cgroup_parent,
+            pod_id=pod.id,
         )
     )
     await host.runtime.start(handler, pod.id)
-    return replace(pod, infra_pid=report.pid, infra_start_time=report.pid_start_time)
+    return replace(pod, infra_pid=report.pid, infra_start_time=report.pid_start_time, infra_init_pid=report.init_pid)
+
+
+def size_annotations(pod: PodRecord) -> dict[str, str]:
+    """What a virtual machine for the pod must be large enough for: its overhead and the sum of its containers, as far
+    as the request tells."""
+    found = {}
+    for name, limits_of in (("overhead", pod.config.overhead), ("resources", pod.config.resources)):
+        text = json.dumps(_told(limits_of or Resources()))
+        found |= {f"pod-linux-{name}.crio.io": text, f"{PREFIX}PodLinux{name.capitalize()}": text}
+    return found
+
+
+def _told(resources: Resources) -> dict[str, object]:
+    """Resources by their names in the CRI; what was not given is left out."""
+    r = resources
+    found: dict[str, object] = {
+        "cpu_period": r.cpu_period,
+        "cpu_quota": r.cpu_quota,
+        "cpu_shares": r.cpu_shares,
+        "memory_limit_in_bytes": r.memory_limit,
+        "oom_score_adj": r.oom_score_adj,
+        "cpuset_cpus": r.cpuset_cpus,
+        "cpuset_mems": r.cpuset_mems,
+        "hugepage_limits": [{"page_size": h.page_size, "limit": h.limit} for h in r.hugepages],
+        "unified": r.unified,
+        "memory_swap_limit_in_bytes": r.memory_swap_limit,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
@@ -96,7 +125,7 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
             namespaces=namespace_documents(pod.namespaces, NamespaceMode.CONTAINER, "", host.cgroups.unified()),
             cgroup_path=host.cgroups.container_path(pod.cgroup_parent, pod.id),
             resources=resources,
-            annotations=oci_annotations(pod),
+            annotations={**oci_annotations(pod), **size_annotations(pod)},
             seccomp=host.security.seccomp(profile, False, handler),
             mount_label=pod.selinux_mount_label,
             uid_map=pod.uid_map if handler.wants_joined_maps else (),

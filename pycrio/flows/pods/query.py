@@ -20,7 +20,7 @@ async def status(node: Node, ident: str, verbose: bool) -> PodStatusView:
     info: dict[str, str] = {}
     if verbose:
         text = await node.host.files.read(f"{pod.run_dir}/config.json", 16 << 20)
-        document: dict[str, object] = {"image": node.host.options.pause_image, "pid": pod.infra_pid}
+        document: dict[str, object] = {"image": node.host.options.pause_image, "pid": pod.first_pid}
         document["runtimeSpec"] = json.loads(text) if text else of_none(node, pod)
         if not pod.infra_pid:
             del document["image"], document["pid"]

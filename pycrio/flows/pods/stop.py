@@ -89,12 +89,12 @@ async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
             pod = replace(pod, network_ready=False)
     if pod.infra_pid:
         handler = host.handlers.get(pod.handler)
-        host.processes.kill(pod.infra_pid, pod.infra_start_time, signal.SIGKILL)
+        await host.tasks.kill(pod.id, pod.infra_pid, pod.infra_start_time, signal.SIGKILL)
         await host.processes.wait_gone(pod.infra_pid, pod.infra_start_time, 10)
         await host.runtime.delete(handler, pod.id)
         await host.monitors.forget_exit(pod.id)
         await host.cgroups.leave(pod.cgroup_parent, pod.id)
-        pod = replace(pod, infra_pid=0, infra_start_time=0)
+        pod = replace(pod, infra_pid=0, infra_start_time=0, infra_init_pid=0)
     if pod.namespaces:
         await host.namespaces.remove(list(pod.namespaces.values()))
         # The paths stay in the record until the network is down: the retry of a failed DEL names the namespace.

@@ -145,8 +145,11 @@ def test_what_is_printed(argv: list[str], shown: str) -> None:
 
 
 def test_publish_takes_an_event() -> None:
-    done = run("publish", "--topic", "/tasks/exit", "--namespace", "k8s.io", "--address", "/x", stdin="event")
+    done = run("publish", "--topic", "/tasks/exit", "--namespace", "k8s.io", stdin="event")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = run("publish", "--topic", "/tasks/exit", "--namespace", "k8s.io", "--address", "/x", stdin="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not take events at '/x'" in done.stderr
 
 
 def test_output_may_be_cut_off() -> None:

@@ -148,10 +148,11 @@ FIELDS = {
     "no_sync_log": ("no_sync_log = true", "no_sync_log"),
     "exec_cpu_affinity": ('exec_cpu_affinity = "first"', "exec_cpu_affinity"),
     "seccomp_profile": ('seccomp_profile = "{d}/profile.json"', "seccomp_profile"),
+    "runtime_pull_image": ("runtime_pull_image = true", "pull_image"),
     "container_create_timeout": ("container_create_timeout = 99", "create_timeout"),
 }
-# What no handler of this version does anything with (type vm), or what is gone into other fields while loading.
-IDLE = {"runtime_config_path", "runtime_pull_image", "stream_websockets", "inherit_default_runtime"}
+# What handlers of type oci have not, or what is gone into other fields while loading.
+IDLE = {"runtime_config_path", "stream_websockets", "inherit_default_runtime"}
 
 
 def test_the_tables_are_complete() -> None:
