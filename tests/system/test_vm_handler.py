@@ -366,6 +366,16 @@ def test_what_stands_for_a_container_is_killed(node: Node) -> None:
     eventually(lambda: not runs(pid))
 
 
+def test_the_monitor_is_killed(node: Node) -> None:
+    """Its log is lost, but neither does the container stand still, nor does its end go unnoticed."""
+    ident = node.start(node.pod(), "sh", "-c", "while [ ! -e /srv/go ]; do echo tick; sleep 0.02; done")
+    node.wait_log(ident, "tick")
+    bundle = pathlib.Path(node.dir, "run/overlay-containers", ident, "userdata")
+    os.kill(int((bundle / "conmon-pidfile").read_text()), signal.SIGKILL)
+    assert node.exec(ident, "touch", "/srv/go").exit_code == 0
+    assert node.ended(ident).exit_code == 255
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 

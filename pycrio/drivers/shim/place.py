@@ -98,9 +98,9 @@ class Place:
         pycrio-task was killed, and answer nobody before."""
         held = []
         try:
-            for name in ("stdout", "stderr", "stdin"):
+            for name, flags in (("stdout", os.O_RDONLY), ("stderr", os.O_RDONLY), ("stdin", os.O_RDWR)):
                 with contextlib.suppress(FileNotFoundError):
-                    held.append(os.open(self.path(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+                    held.append(os.open(self.path(name), flags | os.O_NONBLOCK | os.O_CLOEXEC))
             yield
         finally:
             for fd in held:

@@ -272,10 +272,12 @@ class Shims:
             return False
         request = pb.ProcessRequest(id=place.id)
         try:
-            with place.open_fifos(), contextlib.suppress(NotFound):
-                await self._signal(facts, place.id, signals.SIGKILL)
-                await self._calls.call(facts, "Wait", request, pb.WaitResponse, END_WAIT)
-                await self._calls.call(facts, "Delete", request, pb.DeleteResponse)
+            with place.open_fifos():
+                with contextlib.suppress(NotFound):  # it has ended
+                    await self._signal(facts, place.id, signals.SIGKILL)
+                with contextlib.suppress(NotFound):
+                    await self._calls.call(facts, "Wait", request, pb.WaitResponse, END_WAIT)
+                    await self._calls.call(facts, "Delete", request, pb.DeleteResponse)
         except ShimGone:
             return False
         except Timeout as e:
@@ -287,7 +289,7 @@ class Shims:
         """All processes, when it is SIGKILL; that it has ended already is no failure."""
         request = pb.KillRequest(id=ident, signal=number, all=number == signals.SIGKILL)
         try:
-            await self._calls.call(facts, "Kill", request, Empty)
+            await self._calls.call(facts, "Kill", request, Empty, END_WAIT)
         except (ShimGone, NotFound, Timeout):
             raise
         except RuntimeFailure as e:
@@ -363,14 +365,18 @@ class Shims:
         if facts is None:
             return
         try:
-            state = await self._calls.call(facts, "State", pb.ProcessRequest(id=container_id), pb.StateResponse)
-            if state.status != pb.STOPPED:
-                await self._signal(facts, container_id, signals.SIGKILL)
+            try:
+                request = pb.ProcessRequest(id=container_id)
+                state = await self._calls.call(facts, "State", request, pb.StateResponse, END_WAIT)
+                if state.status != pb.STOPPED:
+                    await self._signal(facts, container_id, signals.SIGKILL)
+            except ShimGone:
+                if not _runs(f"{facts.monitored}/pidfile"):
+                    await self._clean_up(place, facts)
         except NotFound:
             return
-        except ShimGone:
-            if not _runs(f"{facts.monitored}/pidfile"):
-                await self._clean_up(place, facts)
+        except (RuntimeFailure, Timeout) as e:
+            log.warning("Rest of container not ended, its removal will do it", id=container_id, error=str(e))
 
     def oom_marked(self, container_id: str) -> bool:
         """Whether the shim told that the container ran out of memory."""

@@ -16,7 +16,7 @@ from pycrio.config import flags, load
 from pycrio.config.options import FILE_ROWS
 from pycrio.config.options.handlers import HANDLER
 from pycrio.config.values import Config
-from pycrio.errors import PycrioError
+from pycrio.errors import ConfigError, PycrioError
 from pycrio.lifecycle import reloading
 from pycrio.model.node import Handler
 from pycrio.model.security import ProfileType, SecurityProfile
@@ -193,6 +193,21 @@ async def test_the_content_of_files_is_read_again(place: Place) -> None:
     assert await place.reload() == []
     assert place.seccomp() == "SCMP_ACT_LOG"
     assert place.parts.classes.block_io_known("slow") == {"weight": 20}
+
+
+async def test_a_handler_for_machines(place: Place) -> None:
+    shim, told = place.dir / "containerd-shim-x-v2", place.dir / "machine.toml"
+    shim.write_text("#!/bin/sh\nexit 1\n")
+    shim.chmod(0o755)
+    lines = f'runtime_type = "vm"\nruntime_path = "{shim}"\nruntime_config_path = "{told}"'
+    place.write(handler=lines)
+    with pytest.raises(ConfigError, match=r"machine\.toml is not a file"):
+        await place.reload()
+    assert place.handler().type == "oci"
+    told.touch()
+    assert await place.reload() == ["crio.runtime.runtimes.runc"]
+    found = place.handler()
+    assert (found.type, found.path, found.config_path) == ("vm", str(shim), str(told))
 
 
 FAULTS = {

@@ -211,6 +211,8 @@ async def test_what_stands_for_a_container_is_gone(rig: Rig) -> None:
     rig.shim.answers["State"] = CallError(NOT_FOUND, "")
     await rig.shims.end_rest("one")
     await rig.shims.end_rest("unknown")
+    rig.shim.answers["State"] = CallError(2, "not now")
+    await rig.shims.end_rest("one")
     await rig.shim.close()
     await rig.shims.end_rest("one")
     assert rig.commands[-1].endswith("delete")
@@ -255,6 +257,13 @@ async def test_the_last_container_ends_the_shim(rig: Rig) -> None:
     assert rig.placer.left == ["pod-shim"]
     assert not any(p.is_dir() for p in rig.state.iterdir())
     assert not os.path.exists(rig.shim.path)
+
+
+async def test_an_ended_container_is_deleted(rig: Rig) -> None:
+    await rig.make("one")
+    rig.shim.answers["Kill"] = CallError(NOT_FOUND, "process already finished")
+    await rig.shims.delete(rig.handler, "one")
+    assert rig.shim.methods[-3:] == ["Kill", "Wait", "Delete"]
 
 
 async def test_a_shim_in_the_middle_of_a_creation(rig: Rig) -> None:
