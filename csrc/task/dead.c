@@ -87,7 +87,8 @@ int pc_dead_shim(void) {
         while (gone < 0 && errno == EINTR);
         if (n < 0 || gone != child || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
                 return UNKNOWN;
-        _cleanup_fd_ int mark = open("deleted", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        int mark = open("deleted", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        pc_closep(&mark);
         return pc_rpc_number((struct pc_bytes){answer, (size_t) n}, DELETED_EXIT_STATUS, &code) ? (int) (code & 0xff)
                                                                                                 : UNKNOWN;
 }
