@@ -63,8 +63,8 @@ class ContainerRecord:
     is the directory with the checkpoint that it was made of ("": of none), which is there until the start. ``tuning``
     is what it asks of its CPUs; ``tuned`` is true from before that is applied until it has been taken back.
     ``runtime_path`` is the runtime program where the platform of its image has one of its own ("": the handler's).
-    ``pid`` is the process that lives as long as the container; where it only stands for the first one, ``init_pid`` is the
-    latter.
+    ``pid`` is the process that lives as long as the container; where it only stands for the first one, ``init_pid`` is
+    the latter.
     """
 
     id: str

@@ -65,7 +65,7 @@ async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
 def size_annotations(pod: PodRecord) -> dict[str, str]:
     """What a virtual machine for the pod must be large enough for: its overhead and the sum of its containers, as far
     as the request tells."""
-    found = {}
+    found: dict[str, str] = {}
     for name, limits_of in (("overhead", pod.config.overhead), ("resources", pod.config.resources)):
         text = json.dumps(_told(limits_of or Resources()))
         found |= {f"pod-linux-{name}.crio.io": text, f"{PREFIX}PodLinux{name.capitalize()}": text}

@@ -20,8 +20,6 @@ WITHOUT = {
     "crio.image.insecure_registries",
     "crio.image.big_files_temporary_dir",
     "crio.image.pause_command",
-    "crio.runtime.runtimes.*.runtime_config_path",
-    "crio.runtime.runtimes.*.runtime_pull_image",
     "crio.runtime.runtimes.*.stream_websockets",
     "crio.runtime.runtimes.*.monitor_exec_cgroup",
     "cli.address",

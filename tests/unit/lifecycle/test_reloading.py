@@ -195,6 +195,7 @@ async def test_the_content_of_files_is_read_again(place: Place) -> None:
     assert place.parts.classes.block_io_known("slow") == {"weight": 20}
 
 
+@pytest.mark.effect("crio.runtime.runtimes.*.runtime_config_path")
 async def test_a_handler_for_machines(place: Place) -> None:
     shim, told = place.dir / "containerd-shim-x-v2", place.dir / "machine.toml"
     shim.write_text("#!/bin/sh\nexit 1\n")

@@ -111,6 +111,7 @@ async def test_a_pod_s_shim_is_started_once(rig: Rig) -> None:
     assert config["annotations"]["io.kubernetes.cri.container-type"] == "container"
 
 
+@pytest.mark.effect("crio.runtime.runtimes.*.runtime_pull_image")
 async def test_an_image_that_the_guest_pulls(rig: Rig) -> None:
     handler = dataclasses.replace(rig.handler, pull_image=True)
     await rig.shims.prepare(rig.request("pod", handler=handler))
