@@ -105,6 +105,19 @@ async def test_a_runtime_with_every_feature(node: Node) -> None:
     assert found[2].text.endswith("pycrio-monitor")
 
 
+async def test_a_shim(node: Node) -> None:
+    """It has no features to tell, and no container is made by it as by an OCI runtime."""
+    from dataclasses import replace
+
+    path = node.script("containerd-shim-x-v2", f'echo "$*" >>{node.root}/calls; echo shim-x 2')
+    config = node.handler(path)
+    (name, handler), *_ = config.handlers.items()
+    found = await runtimes(replace(config, handlers={name: replace(handler, runtime_type="vm")}))
+    assert [(f.level, f.subject.split()[0]) for f in found] == [(Level.OK, "runtime"), (Level.OK, "monitor")]
+    assert found[0].text == f"{path}, shim-x 2 shim"
+    assert (node.root / "calls").read_text() == "--version\n"
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
