@@ -107,7 +107,7 @@ static int read_service(struct task *t, struct pc_err *reterr) {
 
 static int connect_shim(struct task *t, struct pc_err *reterr) {
         struct sockaddr_un to = {.sun_family = AF_UNIX};
-        _cleanup_fd_ int file = open("address", O_RDONLY | O_CLOEXEC);
+        _cleanup_fd_ int file = open("socket", O_RDONLY | O_CLOEXEC);
         ssize_t n = file < 0 ? -1 : pc_read_all(file, to.sun_path, sizeof to.sun_path);
         if (n <= 0 || n == sizeof to.sun_path)
                 return pc_fail(reterr, n == sizeof to.sun_path ? ENAMETOOLONG : ENOENT, "read address of the shim",

@@ -2,7 +2,7 @@
 
     facts.json              what we must know to reach the container again
     config.json, rootfs/    the bundle as shims expect it; they put files of their own beside it
-    address, service        where the shim listens, by which name it is called
+    socket, service         where the shim listens, by which name it is called
     create                  the message that has it create the container
     delete                  the words of its clean-up command, each ended by NUL
     stdin, stdout, stderr   fifos, as far as the container has these
@@ -105,6 +105,15 @@ class Place:
         finally:
             for fd in held:
                 os.close(fd)
+
+    def noted_address(self) -> str:
+        """What a shim of runc or Kata wrote down itself where it listens; "" otherwise."""
+        try:
+            with open(self.path("address"), encoding="utf-8") as f:
+                text = f.read(256).strip()
+        except (OSError, ValueError):
+            return ""
+        return text if text.startswith("unix:///") else ""
 
     def execs(self) -> list[str]:
         """Ids of commands that have a directory."""

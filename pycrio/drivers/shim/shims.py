@@ -110,7 +110,7 @@ class Shims:
         else:
             facts = replace(self._facts(pod)[1], monitored=request.bundle)
             place.put_facts(facts)
-        place.write("address", os.fsencode(bootstrap.socket_name(facts.address)))
+        place.write("socket", os.fsencode(bootstrap.socket_name(facts.address)))
         place.write("service", names.task_service(facts.version).encode())
         place.write("create", self._create(request, place, config, told).SerializeToString())
         words = bootstrap.delete_words(handler.path, place, self._caller)
@@ -256,6 +256,8 @@ class Shims:
         if not place.exists():
             return
         facts = place.facts()
+        if facts is not None and not facts.address:  # the daemon was killed before it had heard; shims note it as well
+            facts = replace(facts, address=place.noted_address(), version=2)
         if facts is not None and not await self._delete(place, facts):
             await self._clean_up(place, facts)
         if place.id in self._logs:

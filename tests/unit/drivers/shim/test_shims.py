@@ -93,7 +93,7 @@ async def test_a_pod_s_shim_is_started_once(rig: Rig) -> None:
     events = f"{rig.state}/events.sock"
     assert rig.commands == [f"-namespace default -address {events} -publish-binary /usr/bin/pycrio -id pod start"]
     assert rig.placer.placed == ["pod-shim"]
-    assert (rig.state / "one" / "address").read_text() == rig.shim.path
+    assert (rig.state / "one" / "socket").read_text() == rig.shim.path
     assert (rig.state / "one" / "service").read_text() == "containerd.task.v2.Task"
     words = (rig.state / "one" / "delete").read_bytes().split(b"\0")
     assert words[-5:] == [b"one", b"-bundle", str(rig.state / "one").encode(), b"delete", b""]
@@ -319,6 +319,16 @@ async def test_what_was_cut_off_before_there_was_a_shim(rig: Rig) -> None:
     await rig.shims.delete(rig.handler, "half")
     assert not rig.shims.knows("half")
     assert rig.shim.calls == []
+
+
+async def test_what_was_cut_off_before_the_shim_was_heard_of(rig: Rig) -> None:
+    await rig.make()
+    place = rig.shims._place("pod")
+    place.put_facts(dataclasses.replace(rig.shims._facts("pod")[1], address="", version=0))
+    place.write("address", f"unix://{rig.shim.path}".encode())
+    await rig.shims.delete(rig.handler, "pod")
+    assert {"Kill", "Shutdown"} <= set(rig.shim.methods)
+    assert not os.path.exists(rig.shim.path)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

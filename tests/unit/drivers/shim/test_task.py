@@ -35,7 +35,7 @@ class Stand:
         self.directory, self.shim = directory / "tasks", shim
         self.place = self.directory / ID
         self.place.mkdir(parents=True)
-        self.put("address", shim.path.encode())
+        self.put("socket", shim.path.encode())
         self.put("service", b"containerd.task.v3.Task")
         self.put("create", pb.CreateRequest(id=ID, bundle=str(self.place)).SerializeToString())
         self.fifos("stdout", "stderr")
