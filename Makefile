@@ -78,7 +78,7 @@ CROSS ?= aarch64-linux-gnu
 cross: ## compile the core for another architecture, CROSS=aarch64-linux-gnu (Debian: gcc-aarch64-linux-gnu)
 	@mkdir -p build/cross/include && cp -r /usr/include/isa-l* /usr/include/zstd*.h /usr/include/lzma* /usr/include/bzlib.h \
 	  /usr/include/openssl /usr/include/$$($(CC) -print-multiarch)/openssl build/cross/include/
-	@for f in csrc/*/*.c; do case $$f in csrc/pause/*) free=-ffreestanding;; *) free=;; esac; \
+	@for f in csrc/*/*.c; do case $$f in csrc/pause/*|csrc/exec/*) free=-ffreestanding;; *) free=;; esac; \
 	  $(CROSS)-gcc $(CWARN) -O2 -D_GNU_SOURCE=1 -Icsrc -isystem build/cross/include $$free -c $$f \
 	  -o build/cross/$$(echo $$f | tr / -).o || exit 1; done; echo "$$(ls build/cross/*.o | wc -l) objects for $(CROSS)"
 

@@ -135,7 +135,8 @@ async def build(config: Config, version: str) -> Parts:
         cgroups,
     )
     late = shims(config, systemd, cgroups)
-    oci = Runtime(RuntimeSettings(os.path.join(config.text("crio.runroot"), "pycrio", "exec"), systemd, prefix))
+    scratch = os.path.join(config.text("crio.runroot"), "pycrio", "exec")
+    oci = Runtime(RuntimeSettings(scratch, program("pycrio-exec"), systemd, prefix))
     processes = Processes()
     runtime, tasks = RuntimeByKind(oci, late), TasksByKind(cgroups, processes, late)
     devices, mounts = Devices(DeviceSettings(config.texts("crio.runtime.cdi_spec_dirs"))), Mounts()

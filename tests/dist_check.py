@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAMS = ("pycrio-monitor", "pycrio-nsexec", "pycrio-pause", "pycrio-task")
+PROGRAMS = ("pycrio-exec", "pycrio-monitor", "pycrio-nsexec", "pycrio-pause", "pycrio-task")
 PROBE = """
 import importlib, pkgutil, sys
 import pycrio

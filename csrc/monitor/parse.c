@@ -106,14 +106,6 @@ static bool integers(const char *p, size_t n, int want, long *out) {
         return true;
 }
 
-int pc_pid_parse(const char *text, size_t n) {
-        int pid = 0;
-        for (size_t i = 0; i < n && text[i] >= '0' && text[i] <= '9'; i++)
-                if (__builtin_mul_overflow(pid, 10, &pid) || __builtin_add_overflow(pid, text[i] - '0', &pid))
-                        return 0;
-        return pid;
-}
-
 enum pc_control pc_control_parse(const char *line, size_t n, bool winsz, unsigned short *ret_rows,
                                  unsigned short *ret_cols) {
         long v[3] = {1, 0, 0};

@@ -1,5 +1,6 @@
 /* Text in and out, without I/O: what others write to the monitor, and what it writes. */
 #pragma once
+#include "common/pid.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,9 +34,6 @@ size_t pc_cgroup_path(const char *text, bool v2, char *out, size_t cap);
 
 /* The value of "<key> <number>" on a line of its own; fallback when there is none. */
 long pc_cgroup_count(const char *text, const char *key, long fallback);
-
-/* The number at the head of a pid file, as runtimes write it, with or without a newline; 0: there is none. */
-int pc_pid_parse(const char *text, size_t n);
 
 /* JSON string content of text up to its first NUL; stops before what does not fit whole. Bytes from 0x80 on pass as
  * they are. Length. */

@@ -1,6 +1,6 @@
 /* pycrio-pause: first process of a pod's pid namespace. It keeps the namespace, reaps orphans, and ends with 0 on
  * SIGTERM or SIGINT. No libc, no writable data: a node has one per such pod. */
-#include "pause/raw.h"
+#include "common/raw.h"
 
 #ifndef PC_VERSION
 #define PC_VERSION "dev"
@@ -13,21 +13,6 @@
 #define PR_DUMPABLE 4
 #define DONT_WAIT 1
 #define INTERRUPTED (-4)
-
-static long say(int fd, const char *text) {
-        size_t n = 0;
-        while (text[n])
-                n++;
-        return raw5(__NR_write, fd, (long) text, (long) n, 0, 0);
-}
-
-static int is(const char *word, const char *other) {
-        while (*word && *word == *other) {
-                word++;
-                other++;
-        }
-        return *word == *other;
-}
 
 /* Signals are blocked and fetched: a first process gets no signal that it left at its default, but does get blocked
  * ones; and nothing can arrive between a look and a sleep. */
@@ -48,15 +33,14 @@ static int keep(void) {
         }
 }
 
-__attribute__((used)) int pause_main(const uintptr_t *stack) {
+__attribute__((used)) int raw_main(const uintptr_t *stack) {
         const char *const *argv = (const char *const *) (stack + 1);
         int code;
         if (stack[0] < 2)
                 code = keep();
-        else if (stack[0] == 2 && (is(argv[1], "-v") || is(argv[1], "--version")))
-                code = say(1, "pycrio-pause " PC_VERSION "\n") < 0;
+        else if (stack[0] == 2 && (raw_same(argv[1], "-v") || raw_same(argv[1], "--version")))
+                code = raw_say(1, "pycrio-pause " PC_VERSION "\n") < 0;
         else
-                (void) say(2, "usage: pycrio-pause [-v]\n"), code = 2;
-        for (;;)
-                raw5(__NR_exit_group, code, 0, 0, 0, 0);
+                (void) raw_say(2, "usage: pycrio-pause [-v]\n"), code = 2;
+        raw_exit(code);
 }

@@ -97,6 +97,8 @@ class Pipes:
                     (read_end, write_end) if stream == 0 else (write_end, read_end)
                 )
                 os.set_blocking(self._ours[stream], False)
+                if stream > 0:  # whoever the program becomes may open /dev/stdout anew
+                    os.fchmod(write_end, 0o777)
         except BaseException:
             self.close()
             raise

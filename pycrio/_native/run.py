@@ -42,6 +42,18 @@ class Completed:
     timed_out: bool
 
 
+def find(name: str) -> str:
+    """The program of that name along PATH of our environment; a name with a slash is taken as it is.
+
+    Raises NativeError (step "exec", the name as filename) when there is none.
+    """
+    return os.fsdecode(_found(os.fsencode(name), os.environb))
+
+
+def _found(name: bytes, variables: Mapping[bytes, bytes]) -> bytes:
+    return proc.find_program(name, variables.get(b"PATH", _DEFAULT_PATH))
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -77,7 +89,7 @@ def spawn(
             words,
             [k + b"=" + v for k, v in variables.items()],
             list(table.items()),
-            path=proc.find_program(words[0], variables.get(b"PATH", _DEFAULT_PATH)),
+            path=_found(words[0], variables),
             cwd=None if cwd is None else os.fsencode(cwd),
             new_session=new_session,
             cgroup_fd=cgroup_fd,

@@ -13,7 +13,7 @@ from typing import Any
 
 from pycrio._native.base import NativeError
 from pycrio._native.pools import offload
-from pycrio._native.run import Completed, run
+from pycrio._native.run import Completed, find, run
 from pycrio._native.tree import kill_tree
 from pycrio.drivers.runtime import mark
 from pycrio.drivers.runtime.session import Session, start_session
@@ -33,9 +33,11 @@ _PROCESS = "process.json"
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``scratch_dir`` holds process documents of execs for as long as they run; ``prefix`` goes before the runtime
-    (``taskset …`` for the infra cpuset). ``call_timeout`` in seconds bounds every verb but exec."""
+    (``taskset …`` for the infra cpuset). ``call_timeout`` in seconds bounds every verb but exec. ``exec_program``:
+    pycrio-exec, see ``Runtime.exec_sync``."""
 
     scratch_dir: str
+    exec_program: str
     systemd_cgroup: bool = False
     prefix: tuple[str, ...] = ()
     call_timeout: float = 120.0
@@ -112,16 +114,19 @@ class Runtime:
     async def exec_sync(self, request: ExecRequest) -> ExecResult:
         """Run a process to its end: one runtime exec, no monitor, no temporary log.
 
+        The runtime detaches and pycrio-exec ends as the process does. What the process leaves running with its output
+        open delays nothing and runs on; a runtime that stays would wait for it.
+
         The pid file tells a process that failed from one that never began; on a timeout it names the process whose
         tree is killed, since killing the runtime alone would leave that tree in the container.
         """
         with _Scratch(self.settings.scratch_dir, request.process) as scratch:
-            words = ["exec", "--process", scratch.process, "--pid-file", scratch.pidfile, request.container_id]
-            command = self.command(request.handler, *words)
+            words = ["exec", "--detach", "--process", scratch.process, "--pid-file", scratch.pidfile]
+            program, *arguments = self.command(request.handler, *words, request.container_id)
             try:
                 with traced(request.handler, words[0]) as span:
                     done = await run(
-                        command,
+                        [self.settings.exec_program, scratch.pidfile, find(program), *arguments],
                         timeout=request.timeout or None,
                         cap=request.cap,
                         oom_score_adj=request.process.get("oomScoreAdj"),
@@ -132,13 +137,15 @@ class Runtime:
             except asyncio.CancelledError:
                 await offload("proc", scratch.kill)
                 raise
-            pid = scratch.pid()
             if done.timed_out:
                 await offload("proc", scratch.kill)
                 raise Timeout(
                     f"command timed out: exec in container {request.container_id} ran longer than {request.timeout:g} s"
                 )
-            if not pid and done.code != 0:
+            pid = scratch.pid()
+            if pid < 0:
+                raise missing(request.handler, NativeError(-pid, "exec", program))
+            if pid == 0:
                 raise refused(request.container_id, done)
             return ExecResult(done.code, done.stdout, done.stderr, done.truncated)
 
@@ -244,7 +251,7 @@ class _Scratch:
             f.write(json.dumps(document).encode("utf-8", "surrogateescape"))
 
     def pid(self) -> int:
-        """The process in the daemon's pid namespace; 0 when it never began."""
+        """The process in our pid namespace; 0 when it never began, -errno when the runtime could not be run."""
         try:
             with open(self.pidfile, "rb") as f:
                 return int(f.read() or 0)

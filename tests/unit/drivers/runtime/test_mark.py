@@ -71,7 +71,7 @@ async def test_what_strayed_from_an_exec_of_a_killed_daemon_is_ended(tmp_path: p
     stray.stdout.readline()
     ended = os.pidfd_open(stray.pid)
     try:
-        assert await Runtime(Settings(str(tmp_path))).garbage() == 1
+        assert await Runtime(Settings(str(tmp_path), "/none")).garbage() == 1
         assert select.select([ended], [], [], 30)[0]
         assert stray.wait() == -signal.SIGKILL
     finally:

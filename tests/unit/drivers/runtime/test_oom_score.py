@@ -14,6 +14,7 @@ from pycrio.errors import RuntimeFailure
 from pycrio.flows.containers.inputs import inherited_oom_score
 from pycrio.model.node import Handler
 from pycrio.model.requests import ExecRequest, MonitorRequest
+from pycrio.wiring import program
 from tests.fakes.node import fake_node
 
 
@@ -41,7 +42,7 @@ async def test_a_monitor_starts_with_what_its_container_shall_inherit(
 
 @pytest.mark.parametrize("tty", [None, False, True])
 async def test_an_exec_has_its_containers(tmp_path: pathlib.Path, tty: bool | None) -> None:
-    runtime = Runtime(Settings(f"{tmp_path}/scratch"))
+    runtime = Runtime(Settings(f"{tmp_path}/scratch", program("pycrio-exec")))
     request = ExecRequest("c", handler(tmp_path), {"args": ["x"], "oomScoreAdj": 400})
     if tty is None:
         with pytest.raises(RuntimeFailure, match="exit code 3"):

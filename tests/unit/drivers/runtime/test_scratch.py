@@ -12,7 +12,7 @@ from pycrio.drivers.runtime.cli import Runtime, Settings, _Scratch
 
 
 async def test_what_a_killed_daemon_left_is_removed(tmp_path: pathlib.Path) -> None:
-    runtime = Runtime(Settings(str(tmp_path)))
+    runtime = Runtime(Settings(str(tmp_path), "/none"))
     left = _Scratch(str(tmp_path), {"args": ["true"]})  # nobody closes it
     pathlib.Path(left.directory, "pid.tmp").touch()
     (tmp_path / "other").mkdir()
@@ -23,7 +23,7 @@ async def test_what_a_killed_daemon_left_is_removed(tmp_path: pathlib.Path) -> N
 
 async def test_what_a_killed_daemon_ran_is_ended(tmp_path: pathlib.Path) -> None:
     """A runtime that still works with such a document, and the process that it started."""
-    runtime = Runtime(Settings(str(tmp_path)))
+    runtime = Runtime(Settings(str(tmp_path), "/none"))
     left, other = _Scratch(str(tmp_path), {}), tmp_path / "other"
     script = "sleep 1000 & echo $!; wait"
     orphan = subprocess.Popen(["sh", "-c", script, "runtime", left.process], stdout=subprocess.PIPE)

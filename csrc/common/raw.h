@@ -5,13 +5,13 @@
 #include <stdint.h>
 
 /* The kernel hands over a stack that begins with argc and argv; the aligned rest of it is ours. */
-int pause_main(const uintptr_t *stack);
+int raw_main(const uintptr_t *stack);
 
 /* Result or -errno, as the kernel gives it. */
 static inline long raw5(long nr, long a, long b, long c, long d, long e);
 
 #if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall pause_main\n\thlt\n");
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall raw_main\n\thlt\n");
 static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         register long r10 __asm__("r10") = d;
         register long r8 __asm__("r8") = e;
@@ -24,7 +24,7 @@ static inline long raw5(long nr, long a, long b, long c, long d, long e) {
 }
 #elif defined(__aarch64__)
 __asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x30, #0\n\tmov x0, sp\n\tand sp, x0, #-16\n\tbl "
-        "pause_main\n\tbrk #1\n");
+        "raw_main\n\tbrk #1\n");
 static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         register long x8 __asm__("x8") = nr;
         register long x0 __asm__("x0") = a;
@@ -36,7 +36,7 @@ static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         return x0;
 }
 #elif defined(__riscv) && __riscv_xlen == 64
-__asm__(".globl _start\n_start:\n\tli ra, 0\n\tmv a0, sp\n\tandi sp, sp, -16\n\tcall pause_main\n\tebreak\n");
+__asm__(".globl _start\n_start:\n\tli ra, 0\n\tmv a0, sp\n\tandi sp, sp, -16\n\tcall raw_main\n\tebreak\n");
 static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         register long a7 __asm__("a7") = nr;
         register long a0 __asm__("a0") = a;
@@ -48,7 +48,7 @@ static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         return a0;
 }
 #elif defined(__s390x__)
-__asm__(".globl _start\n_start:\n\tlgr %r2, %r15\n\tnill %r15, 65528\n\taghi %r15, -160\n\tbrasl %r14, pause_main\n\tj "
+__asm__(".globl _start\n_start:\n\tlgr %r2, %r15\n\tnill %r15, 65528\n\taghi %r15, -160\n\tbrasl %r14, raw_main\n\tj "
         ".\n");
 static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         register long r1 __asm__("r1") = nr;
@@ -63,7 +63,7 @@ static inline long raw5(long nr, long a, long b, long c, long d, long e) {
 #elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
 /* r12 holds the address of the entry; the TOC pointer follows from it. */
 __asm__(".globl _start\n_start:\n\taddis 2, 12, (.TOC.-_start)@ha\n\taddi 2, 2, (.TOC.-_start)@l\n\tmr 3, 1\n"
-        "\tclrrdi 1, 1, 4\n\tli 0, 0\n\tstdu 0, -32(1)\n\tbl pause_main\n\tnop\n\ttrap\n");
+        "\tclrrdi 1, 1, 4\n\tli 0, 0\n\tstdu 0, -32(1)\n\tbl raw_main\n\tnop\n\ttrap\n");
 static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         register long r0 __asm__("r0") = nr;
         register long r3 __asm__("r3") = a;
@@ -78,5 +78,39 @@ static inline long raw5(long nr, long a, long b, long c, long d, long e) {
         return r3;
 }
 #else
-#error "pycrio-pause: the entry and the system call instruction of this architecture are missing in csrc/pause/raw.h"
+#error "the entry of a program and the system call instruction of this architecture are missing in csrc/common/raw.h"
 #endif
+
+static inline long raw3(long nr, long a, long b, long c) {
+        return raw5(nr, a, b, c, 0, 0);
+}
+
+/* A copy of us that tells its end by SIGCHLD. */
+static inline long raw_fork(void) {
+        enum { CHILD_ENDS = 17 };
+#if defined(__s390x__)
+        return raw3(__NR_clone, 0, CHILD_ENDS, 0);
+#else
+        return raw3(__NR_clone, CHILD_ENDS, 0, 0);
+#endif
+}
+
+static inline long raw_say(int fd, const char *text) {
+        size_t n = 0;
+        while (text[n])
+                n++;
+        return raw3(__NR_write, fd, (long) text, (long) n);
+}
+
+static inline int raw_same(const char *word, const char *other) {
+        while (*word && *word == *other) {
+                word++;
+                other++;
+        }
+        return *word == *other;
+}
+
+static inline _Noreturn void raw_exit(int code) {
+        for (;;)
+                (void) raw3(__NR_exit_group, code, 0, 0);
+}
