@@ -1,7 +1,7 @@
 /* pycrio-exec's answers: exit codes for statuses of wait(2), and what takes a process's place in the pid file. What it
  * does with them is tried on real processes in tests/unit/_native/test_exec.py. */
-#include "exec/exec.h"
 #include "common/pid.h"
+#include "exec/exec.h"
 #include "tap.h"
 #include <stdlib.h>
 #include <string.h>
