@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pycrio.errors import NotFound, WrongState
 from pycrio.flows.node.events import Bus
@@ -40,6 +42,8 @@ class Live:
     """What is going on with one container: who waits for its end, who stops it, which execs run in it.
 
     ``unfrozen`` is not set while a checkpoint holds it frozen.
+    ``process`` is the OCI document of its first process, which execs begin with, once one has read it: probes come by
+    the second, and the document does not change.
     ``kill_at`` is the loop time when a running stop turns to SIGKILL; a later stop may only bring it nearer.
     """
 
@@ -50,6 +54,7 @@ class Live:
     killing: bool = False
     unfrozen: asyncio.Event = field(default_factory=_set)
     execs: set[asyncio.Task[object]] = field(default_factory=set)
+    process: Mapping[str, Any] | None = None
 
 
 class Node:

@@ -58,12 +58,15 @@ async def _prepare(node: Node, ident: str, argv: tuple[str, ...], tty: bool) -> 
     if not argv:
         raise InvalidRequest("exec command cannot be empty")
     container = node.running(ident)
-    if node.live(container.id).killing:
+    live = node.live(container.id)
+    if live.killing:
         raise WrongState(f"cannot start exec: container is being killed: {container.id}")
-    text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
-    if text is None:
-        raise NotFound("container", container.id, "its bundle is gone")
-    process = exec_process(json.loads(text)["process"], argv, tty)
+    if live.process is None:
+        text = await node.host.files.read(f"{container.bundle}/config.json", 16 << 20)
+        if text is None:
+            raise NotFound("container", container.id, "its bundle is gone")
+        live.process = json.loads(text)["process"]
+    process = exec_process(live.process, argv, tty)
     if "oomScoreAdj" in process:  # what the container got may be more than today's daemon can hand on
         process["oomScoreAdj"] = oom_score_adj(node, process["oomScoreAdj"])
     return container, process
