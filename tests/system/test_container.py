@@ -489,6 +489,7 @@ def test_devices(node: Node, pod: str) -> None:
         node.create(pod, "true", devices=[pb.Device(host_path="/dev/not-there", container_path="/dev/x")])
 
 
+@pytest.mark.effect("crio.runtime.device_ownership_from_security_context", "crio.runtime.additional_devices")
 def test_devices_of_who_runs(node: Node) -> None:
     """What a request asks for belongs to the user and group that it names, as far as it names them."""
     devices = [pb.Device(host_path="/dev/full", container_path="/dev/asked", permissions="rw")]
