@@ -24,6 +24,7 @@ from pycrio.flows.pods.run import network_request
 from pycrio.flows.ports import Labels
 from pycrio.model.container import ContainerRecord, ContainerState, ExitReport
 from pycrio.model.pod import PodRecord
+from pycrio.model.requests import StoreEntry
 from pycrio.obs import log as obslog
 
 log = obslog.get("recover")
@@ -156,15 +157,19 @@ async def collect_garbage(node: Node) -> None:
 
 
 async def _store_entries(node: Node) -> None:
-    for entry in await node.host.rootfs.entries():
-        if entry.id in node.containers or entry.id in node.pods:
-            continue
-        log.info("Removing container without a record", id=entry.id, name=entry.names[0] if entry.names else "")
-        for handler in node.host.handlers.all():
-            await node.host.runtime.delete(handler, entry.id)
-        await node.host.monitors.forget_exit(entry.id)
-        await _unmount_below(node, posixpath.join(_run_base(node), entry.id))
-        await node.host.rootfs.remove(entry.id)
+    found = await node.host.rootfs.entries()
+    stale = [e for e in found if e.id not in node.containers and e.id not in node.pods]
+    limit = asyncio.Semaphore(AT_ONCE)  # at once, since what runs a container may be slow to answer
+    await asyncio.gather(*(_bounded(limit, _store_entry(node, e)) for e in stale))
+
+
+async def _store_entry(node: Node, entry: StoreEntry) -> None:
+    log.info("Removing container without a record", id=entry.id, name=entry.names[0] if entry.names else "")
+    for handler in node.host.handlers.all():
+        await node.host.runtime.delete(handler, entry.id)
+    await node.host.monitors.forget_exit(entry.id)
+    await _unmount_below(node, posixpath.join(_run_base(node), entry.id))
+    await node.host.rootfs.remove(entry.id)
 
 
 async def _pins(node: Node) -> None:
@@ -181,19 +186,23 @@ async def _network(node: Node) -> None:
 
 async def _run_directories(node: Node) -> None:
     """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
-    base = _run_base(node)
-    for name in await node.host.files.names(base):
-        if name in node.pods or name in node.containers:
-            continue
-        inside = await node.host.files.names(f"{base}/{name}")  # of a making that was cut off at once: nothing
-        foreign = bool(inside) and "userdata" not in inside
-        if foreign or await node.host.rootfs.known(name):
-            continue
-        for handler in node.host.handlers.all():
-            await node.host.runtime.delete(handler, name)
-        await node.host.monitors.forget_exit(name)  # conmon leaves its attach link, too
-        await _unmount_below(node, f"{base}/{name}")
-        await node.host.files.remove(f"{base}/{name}")
+    names = await node.host.files.names(_run_base(node))
+    stale = [n for n in names if n not in node.pods and n not in node.containers]
+    limit = asyncio.Semaphore(AT_ONCE)
+    await asyncio.gather(*(_bounded(limit, _run_directory(node, n)) for n in stale))
+
+
+async def _run_directory(node: Node, name: str) -> None:
+    path = posixpath.join(_run_base(node), name)
+    inside = await node.host.files.names(path)  # of a making that was cut off at once: nothing
+    foreign = bool(inside) and "userdata" not in inside
+    if foreign or await node.host.rootfs.known(name):
+        return
+    for handler in node.host.handlers.all():
+        await node.host.runtime.delete(handler, name)
+    await node.host.monitors.forget_exit(name)  # conmon leaves its attach link, too
+    await _unmount_below(node, path)
+    await node.host.files.remove(path)
 
 
 def _run_base(node: Node) -> str:

@@ -58,6 +58,7 @@ class Link(asyncio.Protocol):
     def __init__(self, serve: Service, *, accepted: bool, codec: Codec, peer: str) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.peer_pid = 0
+        self.answers = 0  # that came, late ones included
         self._serve = serve
         self._accepted = accepted
         self._peer = peer
@@ -157,6 +158,7 @@ class Link(asyncio.Protocol):
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def _answered(self, message: frames.Message) -> None:
+        self.answers += message.kind == frames.RESPONSE
         waiting = self._waiting.get(message.stream)
         if message.kind != frames.RESPONSE or waiting is None or waiting.done():
             return

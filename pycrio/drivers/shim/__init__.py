@@ -5,6 +5,7 @@
     bootstrap.py  a shim's start and its clean-up command
     calls.py      calls of the shims, one connection for each
     options.py    what a shim is told when it starts and with each container
+    stuck.py      the end of a shim that does not answer
     execs.py      commands run in a container
     metrics.py    readings of shims in our terms
     events.py     what shims tell on their own

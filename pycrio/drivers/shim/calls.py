@@ -29,6 +29,7 @@ class Calls:
         self._timeout = timeout
         self._links: dict[str, Link] = {}
         self._making: dict[str, asyncio.Lock] = {}
+        self._silent: dict[str, tuple[Link, int]] = {}
 
     async def call(
         self, facts: Facts, method: str, request: Message, answer: type[M], timeout: float | None = None
@@ -37,12 +38,15 @@ class Calls:
         limit = self._timeout if timeout is None else timeout
         link = await self._link(facts.address)
         service = names.task_service(facts.version)
+        heard = link.answers
         try:
             payload = await link.call(service, method, request.SerializeToString(), limit, patient=True)
             return answer.FromString(payload)
         except LinkLost as e:
             raise ShimGone(f"shim of pod {facts.pod} is gone: {e}") from e
         except TimeoutError as e:
+            if link.answers == heard and method != "Wait":  # that one may take as long as it likes
+                self._silent[facts.address] = (link, heard)
             raise Timeout(f"shim of pod {facts.pod}: {e}") from e
         except CallError as e:
             if e.code == NOT_FOUND:
@@ -67,6 +71,11 @@ class Calls:
             self._links[address] = link
             return link
 
+    def silent(self, address: str) -> bool:
+        """Whether the shim has let a call's time pass and has answered nothing since, not even others' calls."""
+        link, heard = self._silent.get(address, (None, 0))
+        return link is not None and not link.closed.done() and link.answers == heard
+
     async def ended(self, address: str, timeout: float) -> bool:
         """Wait until the shim has ended the connection; False when the time was up first."""
         link = self._links.get(address)
@@ -79,6 +88,7 @@ class Calls:
         """Close the connection, if there is one."""
         link = self._links.pop(address, None)
         self._making.pop(address, None)
+        self._silent.pop(address, None)
         if link is not None:
             link.close("not needed any more")
             await link.wait_closed()

@@ -134,17 +134,18 @@ class Exec:
         shutil.rmtree(self._dir, ignore_errors=True)
 
 
-async def forget(calls: Calls, place: Place, facts: Facts, ident: str) -> None:
-    """End a command of a daemon that was killed: nobody awaits it any more."""
+async def forget(calls: Calls, place: Place, facts: Facts, ident: str, patience: float) -> None:
+    """End a command of a daemon that was killed: nobody awaits it any more. Its shim gets ``patience`` seconds for each
+    answer."""
     request = pb.ProcessRequest(id=place.id, exec_id=ident)
     try:
-        state = await calls.call(facts, "State", request, pb.StateResponse)
+        state = await calls.call(facts, "State", request, pb.StateResponse, patience)
         await kill_children(state.pid, place.id)
         kill = pb.KillRequest(id=place.id, exec_id=ident, signal=signal.SIGKILL)
         with contextlib.suppress(NotFound, RuntimeFailure):
-            await calls.call(facts, "Kill", kill, Empty)
-        await calls.call(facts, "Wait", request, pb.WaitResponse, END_WAIT)
-        await calls.call(facts, "Delete", request, pb.DeleteResponse)
+            await calls.call(facts, "Kill", kill, Empty, patience)
+        await calls.call(facts, "Wait", request, pb.WaitResponse, patience)
+        await calls.call(facts, "Delete", request, pb.DeleteResponse, patience)
     except PycrioError as e:
         log.debug("Command of an earlier run not forgotten", id=place.id, error=str(e))
     shutil.rmtree(place.path("execs", ident), ignore_errors=True)

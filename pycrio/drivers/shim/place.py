@@ -30,7 +30,8 @@ MODE = 0o700
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``pod`` is the sandbox's id; ``version`` that of the shim's answer; ``monitored`` the bundle of the monitor."""
+    """``pod`` is the sandbox's id; ``version`` that of the shim's answer; ``monitored`` the bundle of the monitor;
+    ``pid`` and ``start_time`` the shim's process, 0 when it has not told."""
 
     handler: str
     pod: str
@@ -39,6 +40,8 @@ class Facts:
     version: int
     monitored: str
     cgroup_parent: str = ""
+    pid: int = 0
+    start_time: int = 0
 
 
 class Place:

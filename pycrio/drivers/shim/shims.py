@@ -7,17 +7,18 @@ import contextlib
 import json
 import os
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
+from pycrio._native import proc
 from pycrio._native.base import Fd
 from pycrio._native.pools import offload
 from pycrio._native.run import readable
-from pycrio.drivers.shim import bootstrap, execs, metrics, names, options
+from pycrio.drivers.shim import bootstrap, execs, metrics, names, options, stuck
 from pycrio.drivers.shim._pb import task_pb2 as pb
 from pycrio.drivers.shim.calls import Calls, ShimGone
 from pycrio.drivers.shim.events import Events, Log
@@ -32,6 +33,10 @@ from pycrio.obs import log as obslog
 log = obslog.get("shim")
 END_WAIT = 10.0
 """Seconds for a killed container to end, and for a shim without containers."""
+ANSWER_WAIT = 2.0
+"""Seconds for a shim of an earlier run to answer, before it counts as stuck: the start of the daemon waits for it."""
+SILENT_WAIT = 0.5
+"""Seconds for one that has not answered the last time."""
 _STATUS = {pb.CREATED: "created", pb.RUNNING: "running", pb.STOPPED: "stopped", pb.PAUSED: "paused"}
 _STATUS |= {pb.PAUSING: "paused"}
 
@@ -130,10 +135,12 @@ class Shims:
         )
         facts = replace(facts, address=answer.address, version=answer.version)
         place.put_facts(facts)
-        if self._placer is not None:
-            pid = await self._shim_pid(facts)
-            if pid:
-                await self._placer.place(pid, replace(request, container_id=_group(place.id)))
+        pid = await self._shim_pid(facts)
+        if pid:
+            facts = replace(facts, pid=pid, start_time=proc.start_time(pid))
+            place.put_facts(facts)
+        if pid and self._placer is not None:
+            await self._placer.place(pid, replace(request, container_id=_group(place.id)))
         return facts
 
     def _create(
@@ -161,10 +168,17 @@ class Shims:
         _, facts = self._facts(ident)
         return (await self._calls.call(facts, "State", pb.ProcessRequest(id=ident), pb.StateResponse)).pid
 
+    def _patience(self, facts: Facts) -> float:
+        """Seconds for the answer to a call without which we can do as well. A shim whose log is read has been met by
+        this run; one that has not may hang since the last run was killed."""
+        if self._calls.silent(facts.address):
+            return SILENT_WAIT
+        return END_WAIT if facts.pod in self._logs else ANSWER_WAIT
+
     async def _shim_pid(self, facts: Facts) -> int:
         try:
             request = pb.ContainerRequest(id=facts.pod)
-            answer = await self._calls.call(facts, "Connect", request, pb.ConnectResponse, END_WAIT)
+            answer = await self._calls.call(facts, "Connect", request, pb.ConnectResponse, self._patience(facts))
         except PycrioError as e:
             log.debug("Shim does not tell its pid", sandbox=facts.pod, error=str(e))
             return 0
@@ -181,7 +195,8 @@ class Shims:
         """The state in the words of an OCI runtime; None for an unknown container."""
         try:
             _, facts = self._facts(container_id)
-            found = await self._calls.call(facts, "State", pb.ProcessRequest(id=container_id), pb.StateResponse)
+            request = pb.ProcessRequest(id=container_id)
+            found = await self._calls.call(facts, "State", request, pb.StateResponse, self._patience(facts))
         except (NotFound, ShimGone):
             return None
         return {"id": container_id, "status": _STATUS.get(found.status, "unknown"), "pid": found.pid}
@@ -226,27 +241,27 @@ class Shims:
 
     async def garbage(self) -> int:
         """End the execs whose daemon was killed, and follow shims again; number of execs."""
-        count = 0
-        for place in places(self.settings.state_dir):
-            facts = place.facts()
-            if facts is None:
-                continue
-            await self._events.open()
-            if place.id == facts.pod and place.id not in self._logs and await self._alive(facts):
-                self._logs[place.id] = Log(place.path("log"), place.id)
-            for ident in place.execs():
-                await execs.forget(self._calls, place, facts, ident)
-                count += 1
-        return count
+        await self._events.open()
+        known = [(p, facts) for p in places(self.settings.state_dir) if (facts := p.facts()) is not None]
+        await asyncio.gather(*(self._follow(p, facts) for p, facts in known if p.id == facts.pod))
+        old = [(p, facts, ident) for p, facts in known for ident in p.execs()]
+        await asyncio.gather(*(execs.forget(self._calls, *one, self._patience(one[1])) for one in old))
+        return len(old)
 
-    async def _alive(self, facts: Facts) -> bool:
+    async def _follow(self, place: Place, facts: Facts) -> None:
+        """Read a shim's log again, unless it is gone."""
+        if place.id in self._logs:
+            return
+        found = Log(place.path("log"), place.id)
         try:
-            await self._calls.call(facts, "Connect", pb.ContainerRequest(id=facts.pod), pb.ConnectResponse, END_WAIT)
-        except (ShimGone, Timeout):
-            return False
-        except PycrioError:
-            return True  # it answers
-        return True
+            request = pb.ContainerRequest(id=facts.pod)
+            await self._calls.call(facts, "Connect", request, pb.ConnectResponse, self._patience(facts))
+        except ShimGone:
+            found.close()
+            return
+        except PycrioError as e:
+            log.warning("Shim does not answer well, its containers go on", sandbox=facts.pod, error=str(e))
+        self._logs[place.id] = found
 
     # --- delete ---------------------------------------------------------------------------------------------------
 
@@ -259,14 +274,26 @@ class Shims:
         if facts is not None and not facts.address:  # the daemon was killed before it had heard; shims note it as well
             facts = replace(facts, address=place.noted_address(), version=2)
         if facts is not None and not await self._delete(place, facts):
+            unheard = not facts.address or self._calls.silent(facts.address)
+            if unheard and self._alone(place, facts):
+                await offload("proc", stuck.kill, self._place(facts.pod).dir, facts)
             await self._clean_up(place, facts)
         if place.id in self._logs:
             self._logs.pop(place.id).close()
         await offload("proc", place.remove)
-        if facts is not None and not any(
-            (other := p.facts()) is not None and other.pod == facts.pod for p in places(self.settings.state_dir)
-        ):
+        if facts is not None and not self._others(place, facts):
             await self._end(facts)
+
+    def _others(self, place: Place, facts: Facts) -> bool:
+        """Whether the pod has other containers."""
+        return any(
+            p.id != place.id and (other := p.facts()) is not None and other.pod == facts.pod
+            for p in places(self.settings.state_dir)
+        )
+
+    def _alone(self, place: Place, facts: Facts) -> bool:
+        """Whether a container may take its shim with it: the pod goes, or there is no other container."""
+        return place.id == facts.pod or not self._others(place, facts)
 
     async def _delete(self, place: Place, facts: Facts) -> bool:
         """By the shim; False when it is gone, or does not do it."""
@@ -274,12 +301,13 @@ class Shims:
             return False
         request = pb.ProcessRequest(id=place.id)
         try:
-            with place.open_fifos():
+            with place.open_fifos(), self._read_log(facts):
                 with contextlib.suppress(NotFound):  # it has ended
                     await self._signal(facts, place.id, signals.SIGKILL)
                 with contextlib.suppress(NotFound):
                     await self._calls.call(facts, "Wait", request, pb.WaitResponse, END_WAIT)
-                    await self._calls.call(facts, "Delete", request, pb.DeleteResponse)
+                    limit = None if facts.pod in self._logs else END_WAIT
+                    await self._calls.call(facts, "Delete", request, pb.DeleteResponse, limit)
         except ShimGone:
             return False
         except Timeout as e:
@@ -287,11 +315,25 @@ class Shims:
             return False
         return True
 
+    @contextlib.contextmanager
+    def _read_log(self, facts: Facts) -> Iterator[None]:
+        """Be the other side of the log of a shim that this run has not met. One that was started just before the last
+        run was killed waits for it, and answers nobody before."""
+        place = self._place(facts.pod)
+        if facts.pod in self._logs or not place.exists():
+            yield
+            return
+        found = Log(place.path("log"), facts.pod)
+        try:
+            yield
+        finally:
+            found.close()
+
     async def _signal(self, facts: Facts, ident: str, number: int) -> None:
         """All processes, when it is SIGKILL; that it has ended already is no failure."""
         request = pb.KillRequest(id=ident, signal=number, all=number == signals.SIGKILL)
         try:
-            await self._calls.call(facts, "Kill", request, Empty, END_WAIT)
+            await self._calls.call(facts, "Kill", request, Empty, self._patience(facts))
         except (ShimGone, NotFound, Timeout):
             raise
         except RuntimeFailure as e:
@@ -314,7 +356,7 @@ class Shims:
         """End a shim without containers."""
         if facts.address:
             await self._shut_down(facts)
-        await offload("proc", _kill_in, self._place(facts.pod).dir)
+        await offload("proc", stuck.kill, self._place(facts.pod).dir, facts)
         if facts.address:
             await self._calls.forget(facts.address)
             name = bootstrap.socket_name(facts.address)
@@ -327,13 +369,16 @@ class Shims:
     async def _shut_down(self, facts: Facts) -> None:
         """Ask it to end, and wait until it has."""
         pid = await self._shim_pid(facts)
+        if self._calls.silent(facts.address):
+            return
         try:
             process = Fd(os.pidfd_open(pid)) if pid else None
         except ProcessLookupError:
             process = None
         try:
             with contextlib.suppress(ShimGone):  # it may be faster than its answer
-                await self._calls.call(facts, "Shutdown", pb.ShutdownRequest(id=facts.pod), Empty, END_WAIT)
+                request = pb.ShutdownRequest(id=facts.pod)
+                await self._calls.call(facts, "Shutdown", request, Empty, self._patience(facts))
             if await self._calls.ended(facts.address, END_WAIT) and process is not None:
                 await asyncio.wait_for(readable(process.fileno()), END_WAIT)
         except (PycrioError, asyncio.TimeoutError) as e:
@@ -369,7 +414,7 @@ class Shims:
         try:
             try:
                 request = pb.ProcessRequest(id=container_id)
-                state = await self._calls.call(facts, "State", request, pb.StateResponse, END_WAIT)
+                state = await self._calls.call(facts, "State", request, pb.StateResponse, self._patience(facts))
                 if state.status != pb.STOPPED:
                     await self._signal(facts, container_id, signals.SIGKILL)
             except ShimGone:
@@ -410,20 +455,6 @@ def _document(request: ExecRequest) -> bytes:
 def _group(pod: str) -> str:
     """What a shim's cgroup is named after: beside that of the sandbox's monitor, which systemd wants to be another."""
     return f"{pod}-shim"
-
-
-def _kill_in(directory: str) -> None:
-    """Kill whoever works in a directory: a shim does, as long as it lives, in that of its sandbox container."""
-    directory = os.path.realpath(directory)
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            place = os.readlink(f"/proc/{name}/cwd")
-        except OSError:  # it has ended
-            continue
-        if place.removesuffix(" (deleted)") == directory:
-            log.warning("Shim is killed", pid=int(name))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(name), signals.SIGKILL)
 
 
 def _runs(pidfile: str) -> bool:
