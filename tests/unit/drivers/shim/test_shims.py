@@ -10,13 +10,14 @@ import os
 import pathlib
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from pycrio.drivers.shim import names
+from pycrio.drivers.shim import names, stuck
 from pycrio.drivers.shim._pb import metrics2_pb2 as v2
 from pycrio.drivers.shim._pb import task_pb2 as pb
 from pycrio.drivers.shim.shims import Settings, Shims
@@ -173,9 +174,6 @@ async def test_a_shim_that_does_not_answer(rig: Rig, tmp_path: pathlib.Path) -> 
     await rig.make("one")
     hurried = Shims(Settings(str(rig.state), "/t", call_timeout=0.05))
 
-    async def never(request: Any) -> Any:
-        await asyncio.Event().wait()
-
     rig.shim.answers["Start"] = rig.shim.answers["Kill"] = never
     with pytest.raises(Timeout, match="no answer to Start"):
         await hurried.start(rig.handler, "one")
@@ -289,6 +287,132 @@ async def test_a_shim_that_does_not_end(rig: Rig, monkeypatch: pytest.MonkeyPatc
         await rig.shims.delete(rig.handler, "pod")
         assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
     assert not rig.shims.knows("pod")
+
+
+async def never(request: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def process_of(rig: Rig, *words: str, cwd: pathlib.Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the place of the shim's, which listens on a socket of its own."""
+    script = "import socket as s, sys; u = s.socket(s.AF_UNIX); u.bind(sys.argv[1]); u.listen(); print('on', flush=1)"
+    argv = [sys.executable, "-c", f"{script}; u.accept()", str(rig.directory / "own.sock"), *words]
+    with subprocess.Popen(argv, cwd=cwd, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"on\n"
+        yield process
+        process.kill()
+
+
+def earlier(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Shims:
+    """The driver of the next run, which is in a hurry."""
+    monkeypatch.setattr("pycrio.drivers.shim.shims.ANSWER_WAIT", 0.1)
+    monkeypatch.setattr("pycrio.drivers.shim.shims.SILENT_WAIT", 0.05)
+    monkeypatch.setattr("pycrio.drivers.shim.shims.END_WAIT", 0.2)
+    return Shims(rig.shims.settings, rig.placer)
+
+
+async def test_a_silent_shim_of_an_earlier_run_is_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked once; its process is found without asking it."""
+    await rig.make()
+    again = earlier(rig, monkeypatch)
+    rig.shim.answers |= dict.fromkeys(("Connect", "Kill", "State", "Wait", "Delete", "Shutdown"), never)
+    with process_of(rig, cwd=rig.state / "pod") as process:
+        rig.shim.calls.clear()
+        await again.delete(rig.handler, "pod")
+        assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+    assert rig.shim.methods[0] == "Kill"
+    assert not {"Wait", "Delete", "Shutdown"} & set(rig.shim.methods)
+    assert rig.commands[-1].endswith("delete")
+    assert not (rig.directory / "own.sock").exists()
+    assert not again.knows("pod")
+    assert rig.placer.left == ["pod-shim"]
+    await again.close()
+
+
+async def test_a_silent_shim_is_found_by_its_word(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid that it told earlier, if that is still the process, and one of the pod's."""
+    with process_of(rig, "-id", "pod") as process:
+        rig.shim.answers["Connect"] = pb.ConnectResponse(shim_pid=process.pid)
+        await rig.make("one")
+        assert rig.shims._facts("one")[1].pid == process.pid
+        again = earlier(rig, monkeypatch)
+        rig.shim.answers |= dict.fromkeys(("Connect", "Kill"), never)
+        facts = rig.shims._facts("pod")[1]
+        for other in ({"start_time": facts.start_time - 1}, {"pod": "other"}, {"pid": 0}):
+            stuck.kill(str(rig.state / "pod"), dataclasses.replace(facts, **other))
+            assert process.poll() is None
+        await again.delete(rig.handler, "pod")
+        assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+        await again.close()
+
+
+async def test_a_silent_shim_with_other_containers_lives(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One container's end is not worth the pod."""
+    await rig.make("one")
+    again = earlier(rig, monkeypatch)
+    rig.shim.answers["Kill"] = never
+    with process_of(rig, cwd=rig.state / "pod") as process:
+        await again.delete(rig.handler, "one")
+        assert rig.commands[-1].endswith(f"-bundle {rig.state}/one delete")
+        assert process.poll() is None
+    assert not again.knows("one")
+    assert again.knows("pod")
+    await again.close()
+
+
+async def test_a_process_that_cannot_be_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.make()
+    monkeypatch.setattr("pycrio.drivers.shim.stuck.END_WAIT", 0.05)
+    monkeypatch.setattr("pycrio.drivers.shim.stuck.kill_tree", lambda *pids: None)
+    with process_of(rig, cwd=rig.state / "pod"), pytest.raises(RuntimeFailure, match="does not end"):
+        stuck.kill(str(rig.state / "pod"), rig.shims._facts("pod")[1])
+
+
+async def test_a_shim_that_waits_for_a_reader_of_its_log(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was started just before the daemon was killed answers nobody before."""
+    await rig.make()
+    await rig.shims.close()
+    again = earlier(rig, monkeypatch)
+
+    async def held_up(request: Any) -> Any:
+        os.close(os.open(rig.state / "pod" / "log", os.O_WRONLY | os.O_NONBLOCK))  # ENXIO without a reader
+        return pb.KillRequest()
+
+    rig.shim.answers |= dict.fromkeys(("Connect", "Kill"), held_up)
+    assert await again.garbage() == 0
+    assert list(again._logs) == ["pod"]
+    await again.close()
+    third = earlier(rig, monkeypatch)
+    await third.delete(rig.handler, "pod")
+    assert {"Kill", "Wait", "Delete", "Shutdown"} <= set(rig.shim.methods)
+    await third.close()
+
+
+async def test_silent_shims_and_what_they_left(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are left alone while they have a record, and nobody waits for them twice."""
+    await rig.make("one")
+    (rig.state / "one" / "execs" / "a").mkdir(parents=True)
+    again = earlier(rig, monkeypatch)
+    rig.shim.answers |= dict.fromkeys(("Connect", "State", "Kill"), never)
+    assert await again.garbage() == 1
+    assert list(again._logs) == ["pod"]
+    address = again._facts("pod")[1].address
+    assert again._calls.silent(address)
+    with pytest.raises(Timeout, match=r"no answer to State in 0\.05"):
+        await again.state(rig.handler, "one")
+    await again.end_rest("one")
+    rig.shim.answers["Stats"] = CallError(12, "not implemented")
+    assert await again.stats("one") is None  # an answer
+    assert not again._calls.silent(address)
+    await again.close()
+
+
+async def test_the_socket_for_events_is_there_before_the_first_pod(rig: Rig) -> None:
+    """As many descriptors with the first container as before it."""
+    assert await rig.shims.garbage() == 0
+    assert (rig.state / "events.sock").exists()
 
 
 async def test_a_dead_shim_s_program_cleans_up(rig: Rig) -> None:
