@@ -19,7 +19,7 @@ from pycrio.api._pb import api_pb2 as pb
 from tests import streams
 from tests.isolation import Isolation
 from tests.system.conftest import Pushed, end_node, make_node
-from tests.system.node import Node, eventually, linux, refused, secured
+from tests.system.node import Node, assert_nothing_new, eventually, linux, refused, secured
 from tests.system.test_restart import killed_at_moments
 from tests.system.test_streaming import attach_url, exec_url
 
@@ -311,6 +311,18 @@ def test_the_daemon_is_killed(node: Node) -> None:
     assert len(shims(node)) == 1
 
 
+def test_a_daemon_that_finds_no_pod_has_what_it_needs_open(node: Node) -> None:
+    """As many descriptors after the first pod of a run as before it."""
+    node.daemon.kill()
+    node.daemon.start()
+    node.cri.close()
+    node.cri = node.daemon.client()
+    node.cri.Version()
+    before = node.picture()
+    node.remove_pod(node.pod())
+    assert_nothing_new(node, before)
+
+
 def test_a_command_is_ended_when_its_daemon_was_killed(node: Node, box: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _EXEC, f"unix://{node.dir}/crio.sock", box, "sleep", "1003"],
@@ -450,6 +462,16 @@ def test_shims_that_do_not_answer(node: Node) -> None:
     # One with a record may be asked again.
     os.kill(shim, signal.SIGCONT)
     assert node.exec(kept, "echo", "alive").stdout == b"alive\n"
+
+
+def test_a_pod_whose_shim_does_not_answer_is_removed(node: Node) -> None:
+    pod = node.pod()
+    pids = [node.pid_of(node.start(pod, "sleep", "1000")) for _ in range(2)]
+    [shim] = shims(node)
+    os.kill(shim, signal.SIGSTOP)
+    node.remove_pod(pod)
+    assert not any(map(runs, [shim, *pids]))
+    assert tasks(node) == set()
 
 
 def test_a_handler_of_another_kind_by_the_same_name(node: Node) -> None:

@@ -329,11 +329,11 @@ class Shims:
         finally:
             found.close()
 
-    async def _signal(self, facts: Facts, ident: str, number: int) -> None:
+    async def _signal(self, facts: Facts, ident: str, number: int, patience: float | None = None) -> None:
         """All processes, when it is SIGKILL; that it has ended already is no failure."""
         request = pb.KillRequest(id=ident, signal=number, all=number == signals.SIGKILL)
         try:
-            await self._calls.call(facts, "Kill", request, Empty, self._patience(facts))
+            await self._calls.call(facts, "Kill", request, Empty, patience or self._patience(facts))
         except (ShimGone, NotFound, Timeout):
             raise
         except RuntimeFailure as e:
@@ -395,13 +395,16 @@ class Shims:
 
     async def kill(self, container_id: str, number: int) -> bool:
         """Signal a container's first process, all of them with SIGKILL; False when it is gone. With a shim that is
-        gone the container is being ended by pycrio-task."""
+        gone the container is being ended by pycrio-task. A shim that is deaf to SIGKILL and to all else is killed:
+        nobody else could end its containers."""
         try:
             _, facts = self._facts(container_id)
-            await self._signal(facts, container_id, number)
+            await self._signal(facts, container_id, number, END_WAIT)
         except NotFound:
             return False
         except (ShimGone, Timeout) as e:
+            if number == signals.SIGKILL and self._calls.silent(facts.address):
+                await offload("proc", stuck.kill, self._place(facts.pod).dir, facts)
             log.warning("Container not signalled, its shim does not answer", id=container_id, error=str(e))
         return True
 

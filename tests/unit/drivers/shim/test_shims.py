@@ -348,6 +348,21 @@ async def test_a_silent_shim_is_found_by_its_word(rig: Rig, monkeypatch: pytest.
         await again.close()
 
 
+async def test_a_shim_that_is_deaf_to_sigkill(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, as the one way to end its containers; not for another signal, and not while it answers others."""
+    monkeypatch.setattr("pycrio.drivers.shim.shims.END_WAIT", 0.1)
+    await rig.make("one")
+    rig.shim.answers["Kill"] = never
+    with process_of(rig, cwd=rig.state / "pod") as process:
+        assert await rig.shims.kill("one", signal.SIGTERM)
+        killing = asyncio.ensure_future(rig.shims.kill("one", signal.SIGKILL))
+        await rig.shims.start(rig.handler, "one")
+        assert await killing
+        assert process.poll() is None
+        assert await rig.shims.kill("one", signal.SIGKILL)
+        assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+
+
 async def test_a_silent_shim_with_other_containers_lives(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One container's end is not worth the pod."""
     await rig.make("one")
