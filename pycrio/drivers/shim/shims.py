@@ -135,7 +135,7 @@ class Shims:
         )
         facts = replace(facts, address=answer.address, version=answer.version)
         place.put_facts(facts)
-        pid = await self._shim_pid(facts)
+        pid = await self._shim_pid(facts, END_WAIT)
         if pid:
             facts = replace(facts, pid=pid, start_time=proc.start_time(pid))
             place.put_facts(facts)
@@ -175,10 +175,10 @@ class Shims:
             return SILENT_WAIT
         return END_WAIT if facts.pod in self._logs else ANSWER_WAIT
 
-    async def _shim_pid(self, facts: Facts) -> int:
+    async def _shim_pid(self, facts: Facts, patience: float) -> int:
         try:
             request = pb.ContainerRequest(id=facts.pod)
-            answer = await self._calls.call(facts, "Connect", request, pb.ConnectResponse, self._patience(facts))
+            answer = await self._calls.call(facts, "Connect", request, pb.ConnectResponse, patience)
         except PycrioError as e:
             log.debug("Shim does not tell its pid", sandbox=facts.pod, error=str(e))
             return 0
@@ -278,11 +278,12 @@ class Shims:
             if unheard and self._alone(place, facts):
                 await offload("proc", stuck.kill, self._place(facts.pod).dir, facts)
             await self._clean_up(place, facts)
+        patience = self._patience(facts) if facts is not None else 0.0
         if place.id in self._logs:
             self._logs.pop(place.id).close()
         await offload("proc", place.remove)
         if facts is not None and not self._others(place, facts):
-            await self._end(facts)
+            await self._end(facts, patience)
 
     def _others(self, place: Place, facts: Facts) -> bool:
         """Whether the pod has other containers."""
@@ -352,10 +353,10 @@ class Shims:
                 raise
             log.debug("Container that was never made not cleaned up", id=place.id, error=str(e))
 
-    async def _end(self, facts: Facts) -> None:
+    async def _end(self, facts: Facts, patience: float) -> None:
         """End a shim without containers."""
-        if facts.address:
-            await self._shut_down(facts)
+        if facts.address and not self._calls.silent(facts.address):
+            await self._shut_down(facts, patience)
         await offload("proc", stuck.kill, self._place(facts.pod).dir, facts)
         if facts.address:
             await self._calls.forget(facts.address)
@@ -366,9 +367,9 @@ class Shims:
         if self._placer is not None:
             await self._placer.leave(facts.cgroup_parent, _group(facts.pod))
 
-    async def _shut_down(self, facts: Facts) -> None:
+    async def _shut_down(self, facts: Facts, patience: float) -> None:
         """Ask it to end, and wait until it has."""
-        pid = await self._shim_pid(facts)
+        pid = await self._shim_pid(facts, patience)
         if self._calls.silent(facts.address):
             return
         try:
@@ -378,9 +379,9 @@ class Shims:
         try:
             with contextlib.suppress(ShimGone):  # it may be faster than its answer
                 request = pb.ShutdownRequest(id=facts.pod)
-                await self._calls.call(facts, "Shutdown", request, Empty, self._patience(facts))
-            if await self._calls.ended(facts.address, END_WAIT) and process is not None:
-                await asyncio.wait_for(readable(process.fileno()), END_WAIT)
+                await self._calls.call(facts, "Shutdown", request, Empty, patience)
+            if await self._calls.ended(facts.address, patience) and process is not None:
+                await asyncio.wait_for(readable(process.fileno()), patience)
         except (PycrioError, asyncio.TimeoutError) as e:
             log.warning("Shim does not end, killing it", sandbox=facts.pod, error=str(e))
         finally:

@@ -460,7 +460,8 @@ async def test_what_was_cut_off_before_there_was_a_shim(rig: Rig) -> None:
     assert rig.shim.calls == []
 
 
-async def test_what_was_cut_off_before_the_shim_was_heard_of(rig: Rig) -> None:
+async def test_what_was_cut_off_before_the_shim_was_heard_of(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pycrio.drivers.shim.shims.END_WAIT", 0.1)
     await rig.make()
     place = rig.shims._place("pod")
     place.put_facts(dataclasses.replace(rig.shims._facts("pod")[1], address="", version=0))
