@@ -98,7 +98,8 @@ async def _record(node: Node, container: ContainerRecord, report: ExitReport) ->
     node.live(container.id).exited.set()
     if oom:
         metrics.container_oom(container.name)
-    node.events.publish(Event(EventType.STOPPED, container.pod_id, container.id, report.at))
+    # Of now, not of the end: a kubelet passes over events that are older than the last one of the pod.
+    node.events.publish(Event(EventType.STOPPED, container.pod_id, container.id, now()))
     log.info("Container exited", id=container.id, code=report.exit_code, reason=ended.reason)
     try:
         await kill_rest(node, container)

@@ -87,7 +87,7 @@ class Node:
     def _seen(self, event: Event) -> EventView:
         """The pod of an event as it is now."""
         pod = self.pods.resolve(event.pod_id)
-        return EventView(event, pod, tuple(self.containers_of(pod.id)) if pod is not None else ())
+        return EventView(event, pod, self.newest_of(pod.id) if pod is not None else ())
 
     def known(self, ident: str) -> bool:
         """True while there is a pod or a container of that id."""
@@ -107,6 +107,11 @@ class Node:
         """The pod's containers, oldest first."""
         found = [c for c in self.containers if c.pod_id == pod_id]
         return sorted(found, key=lambda c: c.created_at)
+
+    def newest_of(self, pod_id: str) -> tuple[ContainerRecord, ...]:
+        """The same, newest first, as statuses of a pod list them: a kubelet that lives on events (EventedPLEG) takes
+        the first container of a name for the present one, and would begin the one before it again."""
+        return tuple(reversed(self.containers_of(pod_id)))
 
     def handler_of(self, container: ContainerRecord) -> Handler:
         """The handler that a container was made by, with the runtime that made it: another may not know it."""

@@ -27,7 +27,7 @@ async def status(node: Node, ident: str, verbose: bool) -> PodStatusView:
         info["info"] = json.dumps(document)
     if not node.host.options.enable_pod_events:
         return PodStatusView(pod, info)
-    return PodStatusView(pod, info, tuple(node.containers_of(pod.id)), now())
+    return PodStatusView(pod, info, node.newest_of(pod.id), now())
 
 
 def state(pod: PodRecord) -> PodState:

@@ -154,10 +154,11 @@ async def test_statuses_asked_again_are_those_of_verbose_answers(serve: Serve, t
 
         status, sandbox = await compared()
         assert status.status.state == pb.CONTAINER_RUNNING
-        assert {(c.id, c.state) for c in sandbox.containers_statuses} == {
-            (container, pb.CONTAINER_RUNNING),
+        # newest first: of several containers of a name a kubelet takes the first one
+        assert [(c.id, c.state) for c in sandbox.containers_statuses] == [
             (other, pb.CONTAINER_CREATED),
-        }
+            (container, pb.CONTAINER_RUNNING),
+        ]
         await call("StopContainer", container_id=container)
         await call("RemoveContainer", container_id=other)
         status, sandbox = await compared()
