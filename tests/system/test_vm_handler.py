@@ -43,8 +43,7 @@ runtime_root = "{d}/rt"
 @pytest.fixture(scope="module")
 def node(images: Pushed, isolation: Isolation) -> Iterator[Node]:
     """A daemon whose default handler is the shim."""
-    if not os.access(SHIM, os.X_OK):
-        pytest.skip(f"{SHIM} is not installed (Debian: containerd)")
+    assert os.access(SHIM, os.X_OK), f"{SHIM} is not installed (Debian: containerd)"
     before = sockets()
     made = make_node(images, isolation, prepare=lambda d: HANDLERS.format(d=d, shim=SHIM))
     yield made
