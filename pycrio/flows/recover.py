@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 
 from pycrio.errors import PycrioError
@@ -50,11 +50,16 @@ async def recover(node: Node) -> None:
             node.containers.remove(container.id)
             continue
         node.names.reserve(container.name, container.id)
-    limit = asyncio.Semaphore(AT_ONCE)
-    await asyncio.gather(*(_bounded(limit, _container(node, c)) for c in node.containers))
+    await _at_once(_container(node, c) for c in node.containers)
     pins = await node.host.namespaces.pins()
-    await asyncio.gather(*(_bounded(limit, _pod(node, p, pins)) for p in node.pods))
+    await _at_once(_pod(node, p, pins) for p in node.pods)
     log.info("Recovered", pods=len(node.pods), containers=len(node.containers))
+
+
+async def _at_once(works: Iterable[Awaitable[None]]) -> None:
+    """Side by side, AT_ONCE of them; what fails for one object is logged and holds no other up."""
+    limit = asyncio.Semaphore(AT_ONCE)
+    await asyncio.gather(*(_bounded(limit, work) for work in works))
 
 
 async def _bounded(limit: asyncio.Semaphore, work: Awaitable[None]) -> None:
@@ -159,16 +164,12 @@ async def collect_garbage(node: Node) -> None:
 async def _store_entries(node: Node) -> None:
     found = await node.host.rootfs.entries()
     stale = [e for e in found if e.id not in node.containers and e.id not in node.pods]
-    limit = asyncio.Semaphore(AT_ONCE)  # at once, since what runs a container may be slow to answer
-    await asyncio.gather(*(_bounded(limit, _store_entry(node, e)) for e in stale))
+    await _at_once(_store_entry(node, e) for e in stale)  # since what runs a container may be slow to answer
 
 
 async def _store_entry(node: Node, entry: StoreEntry) -> None:
     log.info("Removing container without a record", id=entry.id, name=entry.names[0] if entry.names else "")
-    for handler in node.host.handlers.all():
-        await node.host.runtime.delete(handler, entry.id)
-    await node.host.monitors.forget_exit(entry.id)
-    await _unmount_below(node, posixpath.join(_run_base(node), entry.id))
+    await _release(node, entry.id)
     await node.host.rootfs.remove(entry.id)
 
 
@@ -188,8 +189,7 @@ async def _run_directories(node: Node) -> None:
     """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
     names = await node.host.files.names(_run_base(node))
     stale = [n for n in names if n not in node.pods and n not in node.containers]
-    limit = asyncio.Semaphore(AT_ONCE)
-    await asyncio.gather(*(_bounded(limit, _run_directory(node, n)) for n in stale))
+    await _at_once(_run_directory(node, n) for n in stale)
 
 
 async def _run_directory(node: Node, name: str) -> None:
@@ -198,11 +198,16 @@ async def _run_directory(node: Node, name: str) -> None:
     foreign = bool(inside) and "userdata" not in inside
     if foreign or await node.host.rootfs.known(name):
         return
-    for handler in node.host.handlers.all():
-        await node.host.runtime.delete(handler, name)
-    await node.host.monitors.forget_exit(name)  # conmon leaves its attach link, too
-    await _unmount_below(node, path)
+    await _release(node, name)
     await node.host.files.remove(path)
+
+
+async def _release(node: Node, ident: str) -> None:
+    """Give back what a container or a pod's init without a record holds, but for its files."""
+    for handler in node.host.handlers.all():
+        await node.host.runtime.delete(handler, ident)
+    await node.host.monitors.forget_exit(ident)  # conmon leaves its attach link, too
+    await _unmount_below(node, posixpath.join(_run_base(node), ident))
 
 
 def _run_base(node: Node) -> str:
