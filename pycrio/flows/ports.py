@@ -647,6 +647,9 @@ class Processes(Protocol):
     def alive(self, pid: int, start_time: int) -> bool:
         """False for zombies, for reused pids and for absent ones."""
 
+    def ending(self, pid: int, start_time: int) -> bool:
+        """True for what is not alive, and for what is on its way to that and cannot turn back."""
+
     def start_time(self, pid: int) -> int:
         """Field 22 of /proc/<pid>/stat, 0 when absent."""
 

@@ -227,6 +227,9 @@ class FakeProcesses:
     def alive(self, pid: int, start_time: int) -> bool:
         return pid in self._table.alive
 
+    def ending(self, pid: int, start_time: int) -> bool:
+        return pid not in self._table.alive
+
     def start_time(self, pid: int) -> int:
         return 1 if pid in self._table.alive else 0
 

@@ -7,6 +7,7 @@ import functools
 import os
 import resource
 from collections.abc import Mapping, Sequence
+from signal import SIGKILL
 
 from pycrio._native import proc
 from pycrio._native.base import Fd
@@ -15,6 +16,7 @@ from pycrio._native.run import readable
 from pycrio.model.stats import ProcessUsage
 
 CAP_SYS_RESOURCE = 24
+PF_EXITING = 0x4
 _LIMITS = (
     *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE"),
     *("NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK"),
@@ -27,6 +29,24 @@ class Processes:
     def alive(self, pid: int, start_time: int) -> bool:
         """False for zombies, for reused pids and for absent ones."""
         return pid > 0 and proc.alive(pid, start_time)
+
+    def ending(self, pid: int, start_time: int) -> bool:
+        """Also true for a process that exits or has a SIGKILL pending.
+
+        The first process of a pid namespace stays "alive" while it exits until all others of the namespace are gone;
+        in a shared one they are all killed with it, each in its own time (pid_namespaces(7)).
+        """
+        if not self.alive(pid, start_time):
+            return True
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as f:
+                flags = int(f.read().rpartition(b")")[2].split()[6])
+            with open(f"/proc/{pid}/status", "rb") as f:
+                status = f.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        pending = _mask(status, b"SigPnd") | _mask(status, b"ShdPnd")
+        return bool(flags & PF_EXITING or pending >> (SIGKILL - 1) & 1)
 
     def start_time(self, pid: int) -> int:
         """Field 22 of /proc/<pid>/stat, 0 when absent."""
@@ -131,3 +151,8 @@ def _ulimits() -> Mapping[str, tuple[int, int]]:
             top = (1 << 64) - 1
             out[f"RLIMIT_{name}"] = (top if soft < 0 else soft, top if hard < 0 else hard)
     return out
+
+
+def _mask(status: bytes, name: bytes) -> int:
+    """A signal mask of /proc/<pid>/status (proc(5))."""
+    return int(status.partition(b"\n" + name + b":")[2].split(None, 1)[0], 16)

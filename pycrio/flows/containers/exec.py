@@ -81,7 +81,7 @@ async def _tracked(node: Node, container: ContainerRecord, work: Any) -> ExecRes
     try:
         result: ExecResult = await task
     except ExternalFailure as e:
-        if node.host.processes.alive(container.pid, container.pid_start_time):
+        if not node.host.processes.ending(container.pid, container.pid_start_time):
             raise
         raise NotFound("container", container.id, "container is not created or running: it ended meanwhile") from e
     except asyncio.CancelledError:
