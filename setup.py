@@ -6,6 +6,7 @@ Everything is found by the tables below; project metadata is in pyproject.toml. 
 PYCRIO_UNITS   comma separated names: build only these extensions and programs (for work on one unit)
 PYCRIO_DEBUG   1: no optimisation, assertions on; "asan": with AddressSanitizer and UBSan as well
 CC, LDFLAGS    compiler and linker flags, as usual
+PYCRIO_STATIC_CC   compiler of the static programs; by default musl-gcc where it is installed and CC is not set, else CC
 SOURCE_DATE_EPOCH  seconds since the epoch that count as the time of the build
 """
 
@@ -44,7 +45,7 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rpc": (("rpc",), ("nghttp2",)),
 }
 
-# compiler and linker flags of a program without libc, whose start costs a sixth of that of a static one
+# compiler and linker flags of a program without libc: not even musl's 40 kB, for what runs once per pod or per probe
 BARE = (
     ("-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", f'-DPC_VERSION="{VERSION}"'),
     ("-static", "-nostdlib", "-nostartfiles", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"),
@@ -117,6 +118,25 @@ def git(*words: str) -> str | None:
     return done.stdout.strip()
 
 
+def static_compiler() -> list[str]:
+    """The compiler of programs that are linked statically.
+
+    With musl they start in a fraction of the time: glibc asks the processor about itself at every start, and in a
+    virtual machine each of these dozens of questions (cpuid) goes to the hypervisor, half a millisecond together. They
+    also have an eighth of the size and half of the memory.
+    """
+    chosen = os.environ.get("PYCRIO_STATIC_CC")
+    if not chosen and not os.environ.get("CC") and not DEBUG and shutil.which("musl-gcc"):
+        chosen = "musl-gcc"
+    if not chosen:
+        return []
+    done = subprocess.run(
+        ["cc", "-print-multiarch"], check=True, capture_output=True, text=True
+    )  # headers of the kernel
+    places = ["/usr/include", *([f"/usr/include/{done.stdout.strip()}"] if done.stdout.strip() else [])]
+    return [*chosen.split(), *(word for place in places for word in ("-idirafter", place))]
+
+
 def moment(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -183,12 +203,13 @@ class BuildNative(build_ext):
                 self.program(target / name, sources(units), list(cflags), list(ldflags))
 
     def program(self, out: pathlib.Path, files: list[str], cflags: list[str], ldflags: list[str]) -> None:
-        cc = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-        static = [] if SANITIZE and "-nostdlib" not in ldflags else ldflags
-        sanitize = SANITIZE if "-nostdlib" not in ldflags else []
+        cc = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+        bare = "-nostdlib" in ldflags
+        static = ldflags if bare or not SANITIZE else []
+        sanitize = [] if bare else SANITIZE
         tmp = out.with_name(out.name + ".tmp")
         command = [
-            *cc.split(),
+            *(cc if bare else static_compiler() or cc),
             *WARN,
             "-Werror",
             *OPT,

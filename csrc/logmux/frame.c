@@ -72,15 +72,42 @@ void pc_head(char out[PC_HEAD_LEN], int64_t sec, uint32_t nsec, int32_t gmtoff, 
         memcpy(out + PC_STAMP_LEN, stream == PC_STDERR ? " stderr F " : " stdout F ", 10);
 }
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+
+/* Both at once: bytes behind the newline may be copied as well, never more than n. */
+static const char *copy_line(char *out, const char *in, size_t n) {
+        const __m128i newline = _mm_set1_epi8('\n');
+        size_t i = 0;
+        for (; i + 16 <= n; i += 16) {
+                __m128i block = _mm_loadu_si128((const __m128i *) (in + i));
+                _mm_storeu_si128((__m128i *) (out + i), block);
+                unsigned found = (unsigned) _mm_movemask_epi8(_mm_cmpeq_epi8(block, newline));
+                if (found)
+                        return in + i + __builtin_ctz(found);
+        }
+        for (; i < n; i++)
+                if ((out[i] = in[i]) == '\n')
+                        return in + i;
+        return NULL;
+}
+#else
+static const char *copy_line(char *out, const char *in, size_t n) {
+        const char *newline = memchr(in, '\n', n);
+        memcpy(out, in, newline ? (size_t) (newline - in) + 1 : n);
+        return newline;
+}
+#endif
+
 size_t pc_frame(const char head[PC_HEAD_LEN], const char *in, size_t n, const struct pc_frame_limits *l, char *out,
                 size_t *ret_used) {
         const char *p = in, *end = in + n;
         char *o = out, *cap = out + l->cap, *stop = l->stop < l->cap ? out + l->stop : cap;
 
-        while (p < end && o < stop) {
-                size_t left = (size_t) (end - p);
+        while (p < end && o < stop && (size_t) (cap - o) > PC_HEAD_LEN) {
+                size_t left = (size_t) (end - p), room = (size_t) (cap - o) - PC_HEAD_LEN;
                 size_t reach = left < PC_PIECE_MAX + 1 ? left : PC_PIECE_MAX + 1;
-                const char *nl = memchr(p, '\n', reach);
+                const char *nl = copy_line(o + PC_HEAD_LEN, p, reach < room ? reach : room);
                 size_t len; /* content */
                 if (nl)
                         len = (size_t) (nl - p);
@@ -93,17 +120,15 @@ size_t pc_frame(const char head[PC_HEAD_LEN], const char *in, size_t n, const st
                 /* A full piece at the very end may be ended by a newline that is still to come: wait for it. */
                 if (!nl && !l->flush && left == PC_PIECE_MAX)
                         break;
-                if ((size_t) (cap - o) < PC_HEAD_LEN + len + 1)
+                if (room < len + 1)
                         break;
                 memcpy(o, head, PC_HEAD_LEN);
-                if (nl) {
-                        memcpy(o + PC_HEAD_LEN, p, len + 1);
-                        p += len + 1;
-                } else {
+                p += len;
+                if (nl)
+                        p++;
+                else {
                         o[PC_HEAD_LEN - 2] = 'P';
-                        memcpy(o + PC_HEAD_LEN, p, len);
                         o[PC_HEAD_LEN + len] = '\n';
-                        p += len;
                 }
                 o += PC_HEAD_LEN + len + 1;
         }

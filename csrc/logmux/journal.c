@@ -115,7 +115,7 @@ static int send_large(struct pc_journal *j, const struct msghdr *m) {
         _cleanup_fd_ int fd = memfd_create("journal-entry", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
                 return -errno;
-        for (size_t i = 0; i < m->msg_iovlen; i++) {
+        for (size_t i = 0; i < (size_t) m->msg_iovlen; i++) {
                 int r = pc_write_all(fd, m->msg_iov[i].iov_base, m->msg_iov[i].iov_len);
                 if (r < 0)
                         return r;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/sys.h"
 
 /* Callers hand us descriptors that keep ports busy while the container runs. They, and ours that are no longer needed,
  * are closed before anybody hears of the exit. Kept: stdio, the sync pipe, clients with output to come. */
@@ -26,10 +27,10 @@ void pc_close_foreign(struct pc_mon *m) {
                 if (next == ~0u)
                         break;
                 if (next > from)
-                        (void) close_range(from, next - 1, 0);
+                        (void) PC_SYS(close_range, from, next - 1, 0);
                 from = next + 1;
         }
-        (void) close_range(from, ~0u, 0);
+        (void) PC_SYS(close_range, from, ~0U, 0);
         m->epoll = m->signals = m->start_pipe = m->attach_pipe = m->null = m->in[0].fd = m->in[1].fd = -1;
         m->sink.fd = m->attach_listen = m->stdin_fd = m->ctl = m->winsz = m->console = m->oom = m->oom_control = -1;
         m->notify = m->notify_host = m->container_pidfd = -1;
@@ -64,7 +65,7 @@ void pc_finish(struct pc_mon *m, int code) {
         pc_console_close(m);
         pc_attach_remove(m);
         if (m->args->exit_command && m->runtime_started) {
-                (void) close_range(3, ~0u, 0);
+                (void) PC_SYS(close_range, 3, ~0U, 0);
                 /* The command must not become our child again when it forks away: we would be waited for. */
                 (void) prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
                 pid_t pid = fork();

@@ -2,7 +2,9 @@
  * and resize, records the exit. This file is the order of events; the facts are conmon's. */
 #include <fcntl.h>
 #include <limits.h>
+#ifdef __GLIBC__
 #include <malloc.h>
+#endif
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -179,7 +181,7 @@ static void meet_container(struct pc_mon *m) {
         if (pid < 0) {
                 char text[PC_ERR_PATH + 128];
                 if (!pc_join(text, sizeof text,
-                             (const char *const[]){err.step, " ", err.path, ": ", strerrordesc_np(err.code)}, 5))
+                             (const char *const[]){err.step, " ", err.path, ": ", strerror(err.code)}, 5))
                         text[0] = '\0';
                 start_failed(m, "Failed to read pidfile", text);
         }
@@ -216,7 +218,9 @@ static void serve(struct pc_mon *m) {
         /* Naps are tens of microseconds; the default slack would double them. Set after the runtime's start, because
          * children inherit it. */
         (void) prctl(PR_SET_TIMERSLACK, 5000UL, 0, 0, 0);
+#ifdef __GLIBC__
         (void) malloc_trim(0);
+#endif
         pc_trim_stack();
         pc_loop_run(m, container_ended);
         pc_oom_final(m);
@@ -300,7 +304,7 @@ int main(int argc, char **argv) {
                 /* The caller waits for a report and no longer reads our stderr. */
                 char why[PC_ERR_PATH + 128];
                 size_t n = pc_join(why, sizeof why,
-                                   (const char *const[]){err.step, " ", err.path, ": ", strerrordesc_np(err.code)}, 5);
+                                   (const char *const[]){err.step, " ", err.path, ": ", strerror(err.code)}, 5);
                 pc_report(m, -1, why, n);
                 die(m, &err);
         }

@@ -105,7 +105,7 @@ static _Noreturn void run_child(const struct child *c) {
         (void) sigprocmask(SIG_SETMASK, &c->m->old_mask, NULL);
         (void) execve(c->argv[0], c->argv, c->envp);
         static const char why[] = "cannot execute the OCI runtime: ";
-        const char *text = strerrordesc_np(errno);
+        const char *text = strerror(errno);
         (void) !write(STDERR_FILENO, why, sizeof why - 1);
         (void) !write(STDERR_FILENO, text, strlen(text));
         (void) !write(STDERR_FILENO, "\n", 1);

@@ -33,7 +33,7 @@ void pc_say(struct pc_mon *m, enum pc_level level, const char *what, const char 
                 return;
         char text[1024];
         size_t at = 0;
-        const char *reason = code ? strerrordesc_np(code < 0 ? -code : code) : NULL;
+        const char *reason = code ? strerror(code < 0 ? -code : code) : NULL;
         const char *part[] = {what, about && *about ? " " : "", about ? about : "", reason ? ": " : "",
                               reason ? reason : ""};
         for (int i = 0; i < 5; i++)
