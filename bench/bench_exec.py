@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from bench.compare_cri import Peer, Pods
-from bench.peers import isolated
+from bench.peers import isolated, volatile
 from tests.cri import Cri
 from tests.daemon import Daemon
 from tests.fixtures_registry import busybox_layer, push_image, start_registry
@@ -56,6 +57,7 @@ def main() -> int:
     base = pathlib.Path(tempfile.mkdtemp(prefix="pe-", dir="/tmp"))
     registry = start_registry(base / "reg")
     push_image(registry, "busybox:1", [busybox_layer()])
+    volatile(base / "p", "root", "logs")
     daemon = Daemon(str(base / "p"))
     daemon.insecure(registry.address)
     try:
@@ -86,6 +88,7 @@ def main() -> int:
     finally:
         daemon.clean()
         registry.stop()
+        subprocess.run(["umount", "-R", "-l", base / "p"], check=False)
         shutil.rmtree(base, ignore_errors=True)
     return 0
 

@@ -59,6 +59,18 @@ def isolated() -> None:
     os.execvpe("unshare", command, env)
 
 
+def volatile(directory: pathlib.Path, *kept: str) -> None:
+    """Make a directory whose content is in memory, as that of /run on a node, except for its parts in ``kept``."""
+    directory.mkdir()
+    disk = directory.with_name(f"{directory.name}.disk")
+    for name in kept:
+        (disk / name).mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
+    for name in kept:
+        (directory / name).mkdir()
+        subprocess.run(["mount", "--bind", disk / name, directory / name], check=True)
+
+
 def many_files(count: int, size: int) -> dict[str, bytes | str | None]:
     """A layer of many files with content that compresses like text."""
     words = (b"alpha beta gamma delta %d\n" * (size // 24))[:size]
@@ -82,6 +94,10 @@ def main() -> int:
         push_image(registry, "pause:1", [busybox_layer()], config={"Entrypoint": ["/bin/sleep", "1000000"]})
         layers = [busybox_layer(), many_files(14000, 9000), many_files(12000, 8000), many_files(6000, 14000)]
         push_image(registry, "many:1", layers, compression="gzip")
+        volatile(work / "p", "root", "logs")
+        volatile(work / "c", "root")
+        pathlib.Path("/run/containerd").mkdir(exist_ok=True)  # runc's, for containerd
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/containerd"], check=True)
         daemon = Daemon(str(work / "p"))
         daemon.insecure(registry.address)
         daemon.start()
@@ -101,7 +117,7 @@ def main() -> int:
             peer.wait(20)
         if registry is not None:
             registry.stop()
-        subprocess.run(["umount", "-l", work], check=False)
+        subprocess.run(["umount", "-R", "-l", work], check=False)
         shutil.rmtree(base, ignore_errors=True)
 
 
