@@ -80,7 +80,7 @@ async def main(path: str, count: int) -> None:
         listener = Listener(path)
         limits = Limits(MAX_MESSAGE, MAX_MESSAGE)
         services = [RuntimeService(node), ImageService(node)]
-        server = Server(f"{path}.inner", services, pages, lambda table: CallServer(table, limits))
+        server = Server(f"{path}.inner", services, pages, lambda table, quick: CallServer(table, limits, quick))
         targets = await server.start()
         with Front(listener.fileno(), targets.grpc, targets.http):
             print("ready", flush=True)

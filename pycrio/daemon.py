@@ -100,7 +100,7 @@ class Daemon:
             os.path.join(self.config.text("crio.runroot"), "pycrio", "inner"),
             [RuntimeService(node, streams), ImageService(node)],
             self._pages(node),
-            lambda table: CallServer(table, limits),
+            lambda table, quick: CallServer(table, limits, quick),
         )
         exporter = await self._exporter()
         end_tracing = await self._tracing()

@@ -6,7 +6,7 @@ import re
 from typing import Protocol
 
 from pycrio.api._pb import api_pb2 as pb
-from pycrio.api.boundary import Boundary, Handler
+from pycrio.api.boundary import QUICK, Boundary, Handler
 
 
 class Service(Protocol):
@@ -21,6 +21,13 @@ class Service(Protocol):
 def snake(name: str) -> str:
     """``StreamPodSandboxes`` → ``stream_pod_sandboxes``."""
     return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+def quick(service: Service) -> frozenset[bytes]:
+    """Paths of those of a service's calls that as a rule wait for nothing."""
+    descriptor = pb.DESCRIPTOR.services_by_name[service.service]
+    names = (method.name for method in descriptor.methods)
+    return frozenset(f"/{descriptor.full_name}/{name}".encode() for name in names if name in QUICK)
 
 
 def handlers(service: Service, boundary: Boundary) -> dict[bytes, Handler]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pycrio.api.boundary import Boundary, Handler
 from pycrio.api.http import Pages, StatusServer
-from pycrio.api.methods import Service, handlers
+from pycrio.api.methods import Service, handlers, quick
 from pycrio.api.sockets import private_directory
 from pycrio.errors import Unavailable
 from pycrio.obs import log as obslog
@@ -51,16 +51,18 @@ class Server:
         inner_dir: str,
         services: Iterable[Service],
         pages: Pages,
-        make_calls: Callable[[Mapping[bytes, Handler]], Calls],
+        make_calls: Callable[[Mapping[bytes, Handler], frozenset[bytes]], Calls],
     ) -> None:
         """``inner_dir`` holds the inner socket and belongs to us alone."""
         self._inner_dir = inner_dir
         self._boundary = Boundary()
         self._http = StatusServer(pages)
         table: dict[bytes, Handler] = {}
+        waiting_for_nothing: frozenset[bytes] = frozenset()
         for service in services:
             table |= handlers(service, self._boundary)
-        self._calls = make_calls(table)
+            waiting_for_nothing |= quick(service)
+        self._calls = make_calls(table, waiting_for_nothing)
 
     async def start(self) -> Targets:
         """Listen inside; Unavailable when that fails."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import pathlib
 import socket
@@ -14,12 +15,19 @@ import grpc
 import pytest
 
 from pycrio._native.base import live_handles
-from pycrio._native.calls import HIGH, Call, CallServer, Handler, Limits
+from pycrio._native.calls import HIGH, Begun, Call, CallServer, Handler, Limits
 from pycrio._native.front import Front
 from tests import frames
 
 Code = grpc.StatusCode
 SIZE = 8 << 20
+EAGER: contextvars.ContextVar[bool] = contextvars.ContextVar("EAGER", default=False)
+
+
+@pytest.fixture(autouse=True, params=["tasks", "quick"])
+def eager(request: pytest.FixtureRequest) -> None:
+    """Every test with calls that are tasks from the beginning, and with calls whose first step is made at once."""
+    EAGER.set(request.param == "quick")
 
 
 @contextlib.asynccontextmanager
@@ -28,7 +36,8 @@ async def serving(
 ) -> AsyncIterator[tuple[grpc.aio.Channel, CallServer]]:
     """Handlers by name, and a channel to them."""
     table = {f"/t/{name}".encode(): handler for name, handler in handlers.items()}
-    server = CallServer(table, limits or Limits(SIZE, SIZE))
+    quick = frozenset(table) if EAGER.get() else frozenset()
+    server = CallServer(table, limits or Limits(SIZE, SIZE), quick)
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "t.sock"))
@@ -284,3 +293,47 @@ async def test_garbage_costs_its_own_connection(tmp_path: pathlib.Path) -> None:
                 await writer.wait_closed()
         assert await unary(channel, "echo")(b"x") == b"x"
         assert len(server._links) == 1
+
+
+KNOWN: contextvars.ContextVar[str] = contextvars.ContextVar("KNOWN", default="nothing")
+
+
+async def test_what_is_answered_at_once_has_no_task_and_no_timer(tmp_path: pathlib.Path) -> None:
+    async def at_once(request: bytes, call: Call) -> bytes:
+        return b"no task" if asyncio.current_task() is None else b"task"
+
+    async with serving(tmp_path, answer=at_once) as (channel, _):
+        expected = b"no task" if EAGER.get() else b"task"
+        asked = [unary(channel, "answer")(b"", timeout=30) for _ in range(50)]
+        assert [await a for a in asked] == [expected] * 50
+
+
+async def test_a_call_has_one_context_in_all_of_its_steps(tmp_path: pathlib.Path) -> None:
+    async def remember(request: bytes, call: Call) -> bytes:
+        token = KNOWN.set(request.decode())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        known = KNOWN.get()
+        KNOWN.reset(token)
+        return f"{known} {KNOWN.get()}".encode()
+
+    async with serving(tmp_path, remember=remember) as (channel, _):
+        asked = [unary(channel, "remember")(b"%d" % number) for number in range(20)]
+        assert [await a for a in asked] == [b"%d nothing" % number for number in range(20)]
+
+
+async def test_a_begun_call_that_is_cancelled_before_its_task_runs() -> None:
+    steps: list[str] = []
+
+    async def work() -> None:
+        try:
+            steps.append("begun")
+            await asyncio.get_running_loop().create_future()
+        finally:
+            steps.append("ended")
+
+    task = asyncio.get_running_loop().create_task(Begun(work()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["begun", "ended"]

@@ -44,7 +44,9 @@ class Slow:
 
 def made(tmp_path: pathlib.Path, service: Any, max_receive: int = MAX_MESSAGE) -> Server:
     limits = Limits(max_receive, MAX_MESSAGE)
-    return Server(str(tmp_path / "inner"), [service], Fake().pages(), lambda table: CallServer(table, limits))
+    return Server(
+        str(tmp_path / "inner"), [service], Fake().pages(), lambda table, quick: CallServer(table, limits, quick)
+    )
 
 
 @contextlib.asynccontextmanager
