@@ -163,7 +163,8 @@ async def collect_garbage(node: Node) -> None:
 
 async def _store_entries(node: Node) -> None:
     found = await node.host.rootfs.entries()
-    stale = [e for e in found if e.id not in node.containers and e.id not in node.pods]
+    infra = {pod.infra_rootfs for pod in node.pods}
+    stale = [e for e in found if e.id not in node.containers and e.id not in node.pods and e.id not in infra]
     await _at_once(_store_entry(node, e) for e in stale)  # since what runs a container may be slow to answer
 
 
@@ -188,7 +189,8 @@ async def _network(node: Node) -> None:
 async def _run_directories(node: Node) -> None:
     """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
     names = await node.host.files.names(_run_base(node))
-    stale = [n for n in names if n not in node.pods and n not in node.containers]
+    infra = {pod.infra_rootfs for pod in node.pods}
+    stale = [n for n in names if n not in node.pods and n not in node.containers and n not in infra]
     await _at_once(_run_directory(node, n) for n in stale)
 
 

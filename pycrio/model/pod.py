@@ -77,7 +77,8 @@ class PodRecord:
 
     ``namespaces`` maps a kind (net, uts, ipc, user) to the path of its pin; a kind that is missing is the host's.
     ``infra_pid`` is the pause process (0: none) or, where
-    ``infra_init_pid`` is not 0, what stands for it. ``handler`` is the runtime handler's name after resolution,
+    ``infra_init_pid`` is not 0, what stands for it; ``infra_rootfs`` is the store's container whose root it has, "" for
+    pycrio's own program. ``handler`` is the runtime handler's name after resolution,
     ``requested_handler`` what the request said. Times in nanoseconds since the epoch.
     """
 
@@ -106,6 +107,7 @@ class PodRecord:
     network_ready: bool = False
     stopped_at: int = 0
     infra_init_pid: int = 0
+    infra_rootfs: str = ""
 
     @property
     def first_pid(self) -> int:

@@ -54,7 +54,7 @@ class FakeHost:
             log_dir="/var/log/crio/pods",
             exits_dir="/run/crio/exits",
             pause_image="registry.k8s.io/pause:3.10",
-            pause_command="",
+            pause_command="/pause",
             run_root="/run/store",
             pause_program="/usr/libexec/pause",
         )

@@ -215,7 +215,7 @@ class Puller:
                 log_dir="",
                 exits_dir="",
                 pause_image="",
-                pause_command="",
+                pause_command="/pause",
                 run_root=str(where / "run"),
                 pause_program="",
             ),

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from pycrio.api._pb import api_pb2 as pb
-from tests.fixtures_registry import free_port
+from tests.fixtures_registry import busybox_layer, free_port, push_image
 from tests.isolation import Isolation, mount, unmount
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, eventually, linux, refused, secured
@@ -163,6 +163,31 @@ def test_shared_pid_namespace_has_the_pause_program_as_init(node: Node) -> None:
     node.exec(first, "sh", "-c", "(sleep 0 & exec sleep 0) &")
     zombies = ["sh", "-c", "ps -o stat,comm | grep -c '^Z'"]
     eventually(lambda: bytes(node.exec(first, *zombies).stdout).strip() == b"0")
+
+
+@pytest.mark.effect("crio.image.pause_command")
+def test_a_pause_program_of_the_operator_s(images: Pushed, isolation: Isolation) -> None:
+    """The pause image's own command. It is pulled for the first pod, and is in the store as CRI-O's infra is."""
+    push_image(images.registry, "sys/init:1", [busybox_layer()], config={"Entrypoint": ["/bin/sleep", "12345"]})
+    image = f"{images.registry.address}/sys/init:1"
+    other = make_node(images, isolation, drop_in=f'[crio.image]\npause_image = "{image}"\npause_command = ""\n')
+    try:
+        assert image not in [t for i in other.cri.ListImages().images for t in i.repo_tags]
+        maps = [pb.IDMapping(container_id=0, host_id=200_000, length=65536)]
+        users = pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)
+        pods = [other.pod(linux=linux(pid="POD")), other.pod(linux=linux(pid="POD", userns=users))]
+        assert image in [t for i in other.cri.ListImages().images for t in i.repo_tags]
+        show = "tr '\\0' ' ' </proc/1/cmdline; touch /proc/1/root/x 2>&1; readlink /proc/1/root"
+        for pod in pods:
+            said = other.sh(pod, show)
+            assert said.startswith("/bin/sleep 12345 ")
+            assert "Read-only file system" in said
+        other.daemon.kill()
+        other.daemon.start()
+        assert [other.cri.PodSandboxStatus(pod_sandbox_id=pod).status.state for pod in pods] == [pb.SANDBOX_READY] * 2
+        assert other.sh(pods[0], show).startswith("/bin/sleep 12345 ")
+    finally:
+        end_node(other)
 
 
 def test_pause_program_runs_where_the_run_directory_forbids_programs(images: Pushed, isolation: Isolation) -> None:

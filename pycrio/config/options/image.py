@@ -39,8 +39,8 @@ ROWS = (
         "crio.image.pause_image",
         "string",
         "registry.k8s.io/pause:3.10.1",
-        "Reference that is reported as the sandbox image and never removed. Pods need no pull of it: pycrio brings its "
-        "own pause program.",
+        "Image of the infra container, reported as the sandbox image and never removed. With the usual pause_command "
+        "pods need no pull of it: pycrio brings that program.",
         flags=("--pause-image",),
         env=("CONTAINER_PAUSE_IMAGE",),
         reload="sighup",
@@ -50,7 +50,7 @@ ROWS = (
         "crio.image.pause_image_auth_file",
         "string",
         "",
-        "Credentials file for pulls of the pause image that bring none. Pods themselves need no pull of it.",
+        "Credentials file for pulls of the pause image that bring none.",
         flags=("--pause-image-auth-file",),
         env=("CONTAINER_PAUSE_IMAGE_AUTH_FILE",),
         reload="sighup",
@@ -60,11 +60,11 @@ ROWS = (
         "crio.image.pause_command",
         "string",
         "/pause",
-        "Command of the infra container. Not used: pods that have one get pycrio's own pause program.",
+        "Program of the infra container. /pause is pycrio's own, which does what that of a pause image does; another "
+        "one is run from the pause image, and with an empty value the image's entrypoint and command.",
         flags=("--pause-command",),
         env=("CONTAINER_PAUSE_COMMAND",),
         reload="sighup",
-        later="pause programs other than its own",
     ),
     Row(
         "crio.image.pinned_images",

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from pycrio.flows.node_state import Node
+from pycrio.flows.pods import pause
 from pycrio.flows.pods.document import PREFIX, oci_annotations
 from pycrio.flows.ports import MonitorRequest, Options
 from pycrio.flows.undo import Undo
@@ -13,7 +14,8 @@ from pycrio.model.mount import OciMount
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodRecord
 from pycrio.model.resources import Resources
-from pycrio.model.security import LinuxUser, NamespaceMode, ProfileType, SecurityProfile
+from pycrio.model.security import Capabilities, LinuxUser, NamespaceMode, ProfileType, SecurityProfile
+from pycrio.spec import capabilities
 from pycrio.spec.build import Parts, build
 from pycrio.spec.linux import namespaces as namespace_documents
 from pycrio.spec.process import ProcessParts
@@ -32,17 +34,11 @@ def needed(pod: PodRecord, options: Options, handler: Handler) -> bool:
 
 
 async def start(node: Node, pod: PodRecord, undo: Undo) -> PodRecord:
-    """Run the embedded pause program as the pod's infra container; the record with its pid."""
+    """Run the pause program as the pod's infra container; the record with its pid."""
     host = node.host
     handler = host.handlers.get(pod.handler)
-    root = f"{pod.run_dir}/pause-root"
-    await host.files.make_dirs(root, 0o755)
-    if pod.uid_map:
-        await host.files.let_through(root, host.options.run_root)
-    await host.files.write(f"{root}/pause", b"", 0o755)  # the place of the program's mount
-    for place in ("proc", "dev"):  # runtimes differ in whether they make what they need
-        await host.files.make_dirs(f"{root}/{place}")
-    await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, root)).encode(), 0o600)
+    pod, program = await pause.prepare(node, pod, undo)
+    await host.files.write(f"{pod.run_dir}/config.json", json.dumps(document(node, pod, program)).encode(), 0o600)
     undo.push("forget exit", host.monitors.forget_exit, pod.id)
     undo.push("remove monitor's cgroup", host.cgroups.leave, pod.cgroup_parent, pod.id)
     undo.push("delete infra container", host.runtime.delete, handler, pod.id)
@@ -90,8 +86,8 @@ def _told(resources: Resources) -> dict[str, object]:
     return {name: value for name, value in found.items() if value}
 
 
-def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
-    """The OCI config of the infra container: no capabilities, read-only root, nothing but the pause program."""
+def document(node: Node, pod: PodRecord, program: pause.Program) -> dict[str, object]:
+    """The OCI config of the infra container: read-only root, nothing but the pause program."""
     host = node.host
     own = host.processes.oom_score_adj()
     score = OOM_SCORE_ADJ if host.processes.may_raise_limits() else max(OOM_SCORE_ADJ, own)
@@ -103,22 +99,21 @@ def document(node: Node, pod: PodRecord, root: str) -> dict[str, object]:
     return build(
         Parts(
             process=ProcessParts(
-                args=("/pause",),
-                env=("PATH=/",),
-                cwd="/",
+                args=program.args,
+                env=program.env,
+                cwd=program.cwd,
                 user=LinuxUser(0, 0),
-                capabilities={k: [] for k in ("bounding", "effective", "permitted", "inheritable", "ambient")},
-                no_new_privileges=True,
+                capabilities=capabilities.sets(Capabilities(), list(program.capabilities), False),
+                no_new_privileges=program.no_new_privileges,
                 oom_score_adj=score,
                 selinux=pod.selinux_process_label,
             ),
-            rootfs=root,
+            rootfs=program.root,
             readonly_rootfs=True,
             hostname=pod.hostname,
             mounts=[
                 OciMount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
-                # where it was installed, since nothing can be executed below many hosts' /run (noexec)
-                OciMount("/pause", "bind", host.options.pause_program, ("bind", "ro", "nosuid", "nodev")),
+                *program.mounts,
                 # for the standard device nodes, which the root of a user namespace may not make on disk
                 OciMount("/dev", "tmpfs", "tmpfs", ("nosuid", "noexec", "strictatime", "mode=755", "size=64k")),
             ],

@@ -18,7 +18,7 @@ from functools import partial
 from pycrio.errors import InvalidRequest, PycrioError
 from pycrio.flows.containers import stop as stop_container
 from pycrio.flows.node_state import Node, now
-from pycrio.flows.pods import linklogs
+from pycrio.flows.pods import linklogs, pause
 from pycrio.flows.pods.run import network_request
 from pycrio.model.container import ContainerState
 from pycrio.model.event import Event, EventType
@@ -95,6 +95,7 @@ async def _release(node: Node, pod: PodRecord) -> PycrioError | None:
         await host.monitors.forget_exit(pod.id)
         await host.cgroups.leave(pod.cgroup_parent, pod.id)
         pod = replace(pod, infra_pid=0, infra_start_time=0, infra_init_pid=0)
+    pod = await pause.release(node, pod)
     if pod.namespaces:
         await host.namespaces.remove(list(pod.namespaces.values()))
         # The paths stay in the record until the network is down: the retry of a failed DEL names the namespace.

@@ -19,7 +19,6 @@ WITHOUT = {
     "crio.runtime.pinns_path",
     "crio.image.insecure_registries",
     "crio.image.big_files_temporary_dir",
-    "crio.image.pause_command",
     "crio.runtime.runtimes.*.stream_websockets",
     "crio.runtime.runtimes.*.monitor_exec_cgroup",
     "cli.address",

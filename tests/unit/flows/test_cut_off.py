@@ -41,6 +41,7 @@ from tests.fakes.knife import Killed, Knife, Way
 from tests.fakes.node import FakeHost, container_config, pod_config
 
 OTHER = "docker.io/library/other:latest"
+PAUSE = "registry.k8s.io/pause:3.10"
 PROFILE = "docker.io/library/profile:latest"
 ARCHIVE = "/var/ckpt.tar"
 SHARED = PodSecurity(NamespaceOptions(pid=NamespaceMode.POD))
@@ -95,6 +96,12 @@ class World:
     async def run_pod(self) -> None:
         ports = (PortMapping(Protocol.TCP, 80, 8080),)
         self.pod = await pod_run.run(self.node, pod_config(security=SHARED, port_mappings=ports), "")
+
+    async def run_imaged_pod(self) -> None:
+        for host in (self.node.host, self.fake.host):
+            host.options = dataclasses.replace(host.options, pause_command="/own")
+        await self.run_pod()
+        assert self.node.pods.get(self.pod).infra_rootfs in self.fake.rootfs.mounted
 
     async def run_user_pod(self) -> None:
         plain = pod_config(annotations={"io.kubernetes.cri-o.userns-mode": "auto"})
@@ -181,7 +188,8 @@ class World:
         """What the host holds without a record, and records of what the host does not hold."""
         node, fake, wrong = self.node, self.fake, []
         pods, containers = {p.id: p for p in node.pods}, {c.id: c for c in node.containers}
-        known = {*pods, *containers}
+        infra = {p.infra_rootfs for p in pods.values()}
+        known = {*pods, *containers, *(infra - {""})}
 
         def extra(what: str, held: set[str], allowed: set[str]) -> None:
             wrong.extend(f"{what} of nobody: {one}" for one in sorted(held - allowed))
@@ -194,8 +202,8 @@ class World:
         extra("container of the runtime", fake.table.runtime, known)
         extra("process", set(fake.table.alive.values()), known)
         extra("exit file", set(fake.table.recorded), known)
-        extra("root file system", set(fake.rootfs.kept), set(containers))
-        extra("mounted root file system", fake.rootfs.mounted, set(containers))
+        extra("root file system", set(fake.rootfs.kept), {*containers, *infra})
+        extra("mounted root file system", fake.rootfs.mounted, {*containers, *infra})
         extra("frozen container", fake.runtime.frozen, set())
         extra("staged", fake.layers.staged | fake.artifacts.staged, set())
         for path in (*fake.mounts.mounted, *fake.rootfs.image_mounts, *fake.files.files, *fake.files.dirs):
@@ -236,6 +244,7 @@ PLAIN = ("run_plain_pod", "create_plain", "start")
 FLOWS: dict[str, tuple[str, ...]] = {
     "run_pod": (),
     "run_user_pod": (),
+    "run_imaged_pod": (),
     "create": ("run_pod",),
     "start": ("run_pod", "create"),
     "stop": RUNNING,
@@ -245,6 +254,7 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "update": RUNNING,
     "update_pod": RUNNING,
     "stop_pod": RUNNING,
+    "stop_imaged_pod": ("run_imaged_pod",),
     "remove_pod": RUNNING,
     "pull": (),
     "pull_artifact": (),
@@ -258,7 +268,7 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "restore_pod": (*PLAIN, "checkpoint_pod"),
 }
 WAYS = ("cancel", "fail")
-ACTS = {"start_restored": "start", "remove_unrestored": "remove"}
+ACTS = {"start_restored": "start", "remove_unrestored": "remove", "stop_imaged_pod": "stop_pod"}
 # What a kubelet does when the call was answered by a failure, or not at all: ask for the same again.
 ONCE = frozenset({"exit", "stop_stubborn"})
 # What a step that is refused leaves on purpose: a pod whose network is broken can be removed, scratch files go with
@@ -285,6 +295,7 @@ async def world() -> AsyncIterator[World]:
         assert idle.names
         fake.artifacts.add("docker.io/library/profiles:latest")
         fake.registry.offer(OTHER, ("a", "b", "c"))
+        fake.registry.offer(PAUSE, ("pause",))
         fake.registry.offer(PROFILE, ("p.json", "q.json"), "application/x-profile")
         made = World(fake, str(pathlib.Path(directory)))
         await made.boot(cut=True)
@@ -360,7 +371,7 @@ async def cut_off(flow: str, way: Way, at: int, after: bool) -> str:
             await made.gone()
             await made.boot(cut=False)
         where = f"{flow} {way} {'after' if after else 'before'} step {at}, {struck}"
-        if flow in ("run_pod", "run_user_pod", "create", "pull", "pull_artifact") or way == "kill":
+        if flow in ("run_pod", "run_user_pod", "run_imaged_pod", "create", "pull", "pull_artifact") or way == "kill":
             assert made.misfits() == [], where
         if way == "cancel":  # nobody but an ending daemon does it to these flows
             await made.gone()

@@ -22,7 +22,7 @@ NODE_UIDS, NODE_GIDS = (IdMapping(0, 200000, 1000),), (IdMapping(0, 300000, 1000
 AUTO = (IdMapping(0, 100000, 65536),)
 GIVEN = "private:uidmapping=0:5000:10;gidmapping=0:6000:10"
 HANDLER = Handler("runc", "/runc", "/run/runc", "/monitor", allowed_annotations=("userns-mode.crio.io",))
-BASE = Options(log_dir="", exits_dir="", pause_image="", pause_command="")
+BASE = Options(log_dir="", exits_dir="", pause_image="", pause_command="/pause")
 WHOLE_NODE = dataclasses.replace(BASE, uid_map=NODE_UIDS, gid_map=NODE_GIDS)
 
 
