@@ -59,9 +59,6 @@ async def _look(node: Node, container: ContainerRecord, reported: set[str]) -> N
     await exits.handle(node, report or ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
 
 
-_following: set[asyncio.Task[None]] = set()
-
-
 def _follow(node: Node, container: ContainerRecord) -> None:
     """Without its monitor a container's end shows only in its process."""
 
@@ -69,6 +66,4 @@ def _follow(node: Node, container: ContainerRecord) -> None:
         await node.host.processes.wait_gone(container.pid, container.pid_start_time, None)
         await exits.handle(node, ExitReport(container.id, exits.UNKNOWN_EXIT, now()))
 
-    task = asyncio.get_running_loop().create_task(wait())
-    _following.add(task)
-    task.add_done_callback(_following.discard)
+    node.live(container.id).follower = asyncio.get_running_loop().create_task(wait())

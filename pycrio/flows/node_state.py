@@ -44,6 +44,7 @@ class Live:
     ``unfrozen`` is not set while a checkpoint holds it frozen.
     ``process`` is the OCI document of its first process, which execs begin with, once one has read it: probes come by
     the second, and the document does not change.
+    ``follower`` waits for the end of its process, once its monitor is dead.
     ``kill_at`` is the loop time when a running stop turns to SIGKILL; a later stop may only bring it nearer.
     """
 
@@ -55,6 +56,7 @@ class Live:
     unfrozen: asyncio.Event = field(default_factory=_set)
     execs: set[asyncio.Task[object]] = field(default_factory=set)
     process: Mapping[str, Any] | None = None
+    follower: asyncio.Task[None] | None = None
 
 
 class Node:

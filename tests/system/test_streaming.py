@@ -233,7 +233,8 @@ async def test_hundreds_of_sessions_leave_nothing(node: Node, box: str) -> None:
 # --- attach -----------------------------------------------------------------------------------------------------------
 
 
-async def test_attach_and_stdin_once(node: Node) -> None:
+async def attached_once(node: Node) -> tuple[str, streams.Outcome]:
+    """A container that ends with its one stdin, and what its client was told. True of every kind of handler."""
     ident = node.create(node.pod(), "sh", "-c", "cat; echo done; echo err >&2", stdin=True, stdin_once=True)
     async with streams.command(attach_url(node, ident, stdin=True), stdin=True) as session:
         await session.client.ping()
@@ -241,6 +242,12 @@ async def test_attach_and_stdin_once(node: Node) -> None:
         done = await session.outcome(b"first\nsecond\n")
     assert done.stdout == b"first\nsecond\ndone\n"
     assert done.stderr == b"err\n"
+    assert node.ended(ident).exit_code == 0
+    return ident, done
+
+
+async def test_attach_and_stdin_once(node: Node) -> None:
+    ident, done = await attached_once(node)
     assert done.status["status"] == "Success"
     assert node.output(ident) == "first\nsecond\ndone\nerr\n"
 

@@ -21,7 +21,7 @@ from tests.isolation import Isolation
 from tests.system.conftest import Pushed, end_node, make_node
 from tests.system.node import Node, assert_nothing_new, eventually, linux, refused, secured
 from tests.system.test_restart import killed_at_moments
-from tests.system.test_streaming import attach_url, exec_url
+from tests.system.test_streaming import attach_url, attached_once, exec_url
 
 SHIM = "/usr/bin/containerd-shim-runc-v2"
 SOCKETS = pathlib.Path("/run/containerd/s")
@@ -239,14 +239,7 @@ async def test_a_client_that_leaves_ends_its_command(node: Node, box: str) -> No
 
 
 async def test_attach_with_stdin_once(node: Node) -> None:
-    ident = node.create(node.pod(), "sh", "-c", "cat; echo done; echo err >&2", stdin=True, stdin_once=True)
-    async with streams.command(attach_url(node, ident, stdin=True), stdin=True) as session:
-        await session.client.ping()
-        node.cri.StartContainer(container_id=ident)
-        done = await session.outcome(b"first\nsecond\n")
-    assert done.stdout == b"first\nsecond\ndone\n"
-    assert done.stderr == b"err\n"
-    assert node.ended(ident).exit_code == 0
+    await attached_once(node)
 
 
 async def test_attach_to_a_terminal(node: Node) -> None:
