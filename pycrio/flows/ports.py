@@ -172,8 +172,16 @@ class Rootfs(Protocol):
     async def usage(self, container_id: str) -> FsUsage | None:
         """Use of the writable layer; None when the container is gone."""
 
-    async def mount_image(self, image_id: str, target: str, label: str) -> None:
-        """Mount an image's content read-only on an existing directory."""
+    async def mount_image(
+        self,
+        image_id: str,
+        target: str,
+        label: str,
+        uid_map: tuple[IdMapping, ...] = (),
+        gid_map: tuple[IdMapping, ...] = (),
+    ) -> None:
+        """Mount an image's content read-only on an existing directory; with maps, with shifted ids where the kernel
+        can show them."""
 
     async def unmount_image(self, target: str) -> None:
         """Undo mount_image."""

@@ -297,6 +297,22 @@ def test_user_namespace_with_a_shared_pid_namespace(node: Node) -> None:
     assert said.split()[1:] == ["0", "200000", "65536"] * 2
 
 
+def test_an_image_volume_of_a_pod_in_a_user_namespace(node: Node, images: Pushed) -> None:
+    """Its files are root's as the container sees it. An image of one layer, and one of two."""
+    maps = [pb.IDMapping(container_id=0, host_id=200_000, length=65536)]
+    pod = node.pod(linux=linux(userns=pb.UserNamespace(mode=pb.POD, uids=maps, gids=maps)))
+    layers: list[dict[str, bytes | str | None]] = [{"secret": b"inside"}, {"more/deep": b"x"}]
+    for count in (1, 2):
+        push_image(images.registry, f"sys/volume{count}:1", layers[:count])
+        name = f"{images.registry.address}/sys/volume{count}:1"
+        node.cri.PullImage(image={"image": name})
+        mount = {"container_path": "/v", "image": {"image": name}, "readonly": True}
+        code, said = node.run(pod, "sh", "-c", "stat -c '%u %g' /v /v/* && cat /v/secret", mounts=[mount])
+        assert (code, said) == (0, "0 0\n" * (count + 1) + "inside")
+        node.cri.RemoveImage(image={"image": name})
+    node.remove_pod(pod)
+
+
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [

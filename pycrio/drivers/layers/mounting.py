@@ -89,6 +89,9 @@ def native_kernel() -> Kernel:
     return cast(Kernel, NativeKernel())
 
 
+Maps = tuple[Sequence[IdMapping], Sequence[IdMapping]]
+"""Of users and of groups."""
+
 # Mounts on one path; more than one there are only by mistakes of others.
 _MOST_MOUNTS = 64
 _MAPPED = "mapped"  # in a layer's directory: where the homes show shifted ids while it is being mounted
@@ -164,7 +167,7 @@ class Mounter:
         self,
         lowers: Sequence[str],
         base: str,
-        maps: tuple[Sequence[IdMapping], Sequence[IdMapping]],
+        maps: Maps,
         stack: contextlib.ExitStack,
     ) -> list[str]:
         """The lowers as seen through an id-mapped bind of the home that each one is in; the binds go with ``stack``
@@ -175,7 +178,10 @@ class Mounter:
         bound: dict[str, str] = {}
         out = []
         for lower in lowers:
-            home = next(h for h in self._overlay.homes if lower.startswith(f"{h}/"))
+            home = next((h for h in self._overlay.homes if lower.startswith(f"{h}/")), None)
+            if home is None:  # what only makes the number of layers up
+                out.append(lower)
+                continue
             if home not in bound:
                 target = f"{base}/{len(bound)}"
                 make_dir(target)
@@ -186,8 +192,9 @@ class Mounter:
             out.append(bound[home] + lower[len(home) :])
         return out
 
-    def mount_image(self, lowers: Sequence[str], target: str, label: str) -> None:
-        """Mount layers read-only on a directory: no devices, no set-id programs."""
+    def mount_image(self, lowers: Sequence[str], target: str, label: str, maps: Maps = ((), ())) -> None:
+        """Mount layers read-only on a directory: no devices, no set-id programs. With maps, with shifted ids where the
+        kernel can: a kernel that cannot shows all files as nobody's in a user namespace, and readable as they were."""
         options = ["ro", "nodev", "nosuid"]
         if label:
             options.append(f'context="{label}"')
@@ -195,7 +202,13 @@ class Mounter:
             empty = f"{self.settings.run_root}/overlay/empty{number}"
             make_dir(empty)
             lowers = [*lowers, empty]
-        self._mount_overlay(lowers, None, None, target, options)
+        with contextlib.ExitStack() as stack:
+            if any(maps) and self.offers("overlay_idmap"):
+                base = f"{target}.{_MAPPED}"
+                make_dir(base)
+                stack.callback(os.rmdir, base)
+                lowers = self._shifted(lowers, base, maps, stack)
+            self._mount_overlay(lowers, None, None, target, options)
 
     def forget_shifted(self, directory: str) -> None:
         """Take away the id-mapped binds that a mount of the layer in ``directory`` was killed with."""

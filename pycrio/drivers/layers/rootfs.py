@@ -14,7 +14,7 @@ from pycrio._native.pools import offload, submit
 from pycrio.drivers.layers import hold, shifted
 from pycrio.drivers.layers.files import let_through, make_dir, remove_tree
 from pycrio.drivers.layers.index import VOLATILE, Index, View
-from pycrio.drivers.layers.mounting import Mounter
+from pycrio.drivers.layers.mounting import Maps, Mounter
 from pycrio.drivers.layers.overlay import Overlay, mapped_root
 from pycrio.drivers.layers.records import ContainerRecord, LayerRecord, MountRecord, format_time, is_id
 from pycrio.drivers.layers.removal import Trash, delete_layers
@@ -272,20 +272,29 @@ class Rootfs:
 
     # --- images as volumes ---
 
-    async def mount_image(self, image_id: str, target: str, label: str) -> None:
-        """Mount an image's content read-only on an existing directory. ImageMountFailed says why it cannot be."""
+    async def mount_image(
+        self,
+        image_id: str,
+        target: str,
+        label: str,
+        uid_map: tuple[IdMapping, ...] = (),
+        gid_map: tuple[IdMapping, ...] = (),
+    ) -> None:
+        """Mount an image's content read-only on an existing directory; with maps it shows shifted ids, on kernels that
+        have id-mapped mounts below overlay. ImageMountFailed says why it cannot be."""
         await self._turn.run(
-            lambda _: self._mount_image(image_id, target, label), lambda _done, _: self._mounter.unmount(target)
+            lambda _: self._mount_image(image_id, target, label, (uid_map, gid_map)),
+            lambda _done, _: self._mounter.unmount(target),
         )
 
-    def _mount_image(self, image_id: str, target: str, label: str) -> None:
+    def _mount_image(self, image_id: str, target: str, label: str, maps: Maps) -> None:
         with self._index.layers.locks.read():
             found = self._index.view().image(image_id)
             if found is None:
                 raise ImageMountFailed(f"image {image_id!r} does not exist locally")
             try:
                 lowers = self._overlay.image_lowers(found[0].layer) if found[0].layer else ()
-                self._mounter.mount_image(lowers, target, label)
+                self._mounter.mount_image(lowers, target, label, maps)
             except OSError as e:
                 raise ImageMountFailed(f"image {image_id} cannot be mounted on {target!r}: {e}") from e
 
