@@ -48,6 +48,7 @@ class Handler:
     oci_max: str = ""
     recursive_read_only: bool = False
     idmap_mounts: bool = False
+    net_devices: bool = False
     wants_joined_maps: bool = True
 
 

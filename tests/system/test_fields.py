@@ -22,7 +22,7 @@ from tests.isolation import Isolation, mount, unmount
 from tests.system import fields
 from tests.system.conftest import Pushed, end_node, make_node, system_layer
 from tests.system.fields import Act, As, By, Container, Nothing, Pod, Recorder, Row
-from tests.system.node import Node, eventually, linux, secured
+from tests.system.node import Node, eventually, linux, refused, secured
 
 pytestmark = pytest.mark.system
 MIB = 1 << 20
@@ -35,6 +35,7 @@ CDI = {
     "devices": [
         {"name": "one", "containerEdits": {"env": ["CDI_ONE=1"]}},
         {"name": "two", "containerEdits": {"deviceNodes": [{"path": "/dev/cdi", "hostPath": "/dev/full"}]}},
+        {"name": "net", "containerEdits": {"netDevices": [{"hostInterfaceName": "ens1f0", "name": "net1"}]}},
     ],
 }
 
@@ -498,6 +499,12 @@ def test_both_forms_of_cdi_devices(made: Made) -> None:
     """The field and the annotation; a device without an owner of its own belongs to the process's user."""
     assert made.found["container full"].says("stat -c %t:%T:%u:%g /dev/cdi") == "1:7:1234:7"
     assert not made.found["container bare"].says("ls /dev/cdi 2>/dev/null")
+
+
+def test_an_interface_that_the_runtime_cannot_move(made: Made) -> None:
+    """Debian's runc would leave it out without a word."""
+    with refused(grpc.StatusCode.UNIMPLEMENTED, "network interface ens1f0 of a CDI device", "install a newer"):
+        made.node.start(made.node.pod(), "true", CDI_devices=[{"name": "vendor.example/dev=net"}])
 
 
 # --- what answers say -------------------------------------------------------------------------------------------------

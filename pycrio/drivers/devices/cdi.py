@@ -1,4 +1,4 @@
-"""Container Device Interface: vendor specs from directories, edits for OCI configs (CDI spec 0.3 to 1.0).
+"""Container Device Interface: vendor specs from directories, edits for OCI configs (CDI spec 0.3 to 1.1).
 
 A device is ``vendor/class=name``. A spec file (JSON or YAML) holds one kind with its devices; the same device in a
 later directory replaces that of an earlier one, twice in one directory is a conflict and then unresolvable.
@@ -167,9 +167,19 @@ def apply(config: dict[str, Any], edits: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{hook['hookName']!r} is no name of a hook")
         entry = {k: hook[k] for k in ("path", "args", "env", "timeout") if hook.get(k)}
         config.setdefault("hooks", {}).setdefault(hook["hookName"], []).append(entry)
+    for interface in edits.get("netDevices") or ():
+        _net_device(linux.setdefault("netDevices", {}), interface["hostInterfaceName"], interface["name"])
     rdt = edits.get("intelRdt")
     if rdt:
         linux["intelRdt"] = {k: v for k, v in rdt.items() if v}
+
+
+def _net_device(devices: dict[str, Any], host: str, name: str) -> None:
+    """A network interface that moves into the container, under another name (OCI config-linux.md, network devices)."""
+    for other, known in devices.items():
+        if (other == host) != (known["name"] == name):
+            raise InvalidRequest(f"network interface {host!r} as {name!r} contradicts {other!r} as {known['name']!r}")
+    devices[host] = {"name": name}
 
 
 def _device(linux: dict[str, Any], node: Mapping[str, Any], user: Mapping[str, Any]) -> None:

@@ -62,6 +62,7 @@ async def probe(handler: Handler) -> Handler:
         oci_max=str(document.get("ociVersionMax", "")),
         recursive_read_only="rro" in (document.get("mountOptions") or ()),
         idmap_mounts=bool(idmap),
+        net_devices=bool((linux.get("netDevices") or {}).get("enabled")),
         wants_joined_maps=not reads_maps,
     )
 

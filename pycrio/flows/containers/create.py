@@ -243,6 +243,7 @@ async def _bundle(node: Node, making: Making, undo: Undo) -> ContainerRecord:
     if making.tuning is not None:  # plugins may have given it other CPUs
         record = replace(record, tuning=await tuning.plan(node, making, wanted_of(document["linux"]["resources"])))
     await notifier.attach(node, making, document, undo)
+    inputs.refuse_what_is_beyond(making.handler, document)
     inputs.adapt_to_host(node, document)
     if making.origin is not None:
         restore.check_binds(making.origin, document)

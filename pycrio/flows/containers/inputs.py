@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pycrio.errors import InvalidRequest, NotFound, WrongState
+from pycrio.errors import InvalidRequest, NotFound, Unsupported, WrongState
 from pycrio.flows.containers import artifacts, tuning
 from pycrio.flows.containers.labels import labels_of
 from pycrio.flows.containers.volumes import MountPlan
@@ -22,6 +22,7 @@ from pycrio.flows.pods.options import value_of, workload_of
 from pycrio.flows.ports import Labels, Workload
 from pycrio.model.container import ContainerConfig, ContainerState
 from pycrio.model.mount import DeviceNode, Mount
+from pycrio.model.node import Handler
 from pycrio.model.pod import PodRecord
 from pycrio.model.resources import Resources
 from pycrio.model.security import NamespaceMode
@@ -339,6 +340,17 @@ def _volume(mount: Mount) -> dict[str, object]:
         "recursive_read_only": mount.recursive_read_only,
         "propagation": mount.propagation.value,
     }
+
+
+def refuse_what_is_beyond(handler: Handler, document: dict[str, Any]) -> None:
+    """Unsupported for what an older runtime would leave out without a word. No shim tells what it can do."""
+    interfaces = document["linux"].get("netDevices")
+    if interfaces and not handler.net_devices and handler.type != "vm":
+        raise Unsupported(
+            f"network interface {', '.join(interfaces)} of a CDI device cannot be moved into the container: the "
+            f"runtime of handler {handler.name!r} ({handler.path}) does not report netDevices among its features, "
+            "install a newer one"
+        )
 
 
 def adapt_to_host(node: Node, document: dict[str, Any]) -> None:

@@ -58,6 +58,14 @@ def test_edits(devices: Devices, places: tuple[pathlib.Path, pathlib.Path]) -> N
     assert got["linux"] == {"intelRdt": {"closID": "one"}}
 
 
+def test_network_interfaces(devices: Devices, places: tuple[pathlib.Path, pathlib.Path]) -> None:
+    first, second = ({"hostInterfaceName": f"ens{n}", "name": f"net{n}"} for n in (1, 2))
+    write(places[0], one={"netDevices": [first]}, two={"netDevices": [second, first]})
+    got = config()
+    devices.inject(got, ["v.example/d=one", "v.example/d=two"])
+    assert got["linux"] == {"netDevices": {"ens1": {"name": "net1"}, "ens2": {"name": "net2"}}}
+
+
 @pytest.mark.parametrize(
     ("node", "user", "owner"),
     [
@@ -136,6 +144,12 @@ def test_which_specs_count(devices: Devices, places: tuple[pathlib.Path, pathlib
         ({"deviceNodes": [{"path": "/dev/null", "permissions": "rwx"}]}, "'rwx'"),
         ({"deviceNodes": [{}]}, "malformed"),
         ({"mounts": ["x"]}, "malformed"),
+        ({"netDevices": [{"name": "eth1"}]}, "malformed"),
+        (
+            {"netDevices": [{"hostInterfaceName": h, "name": "eth1"} for h in ("a", "b")]},
+            "'b' as 'eth1' contradicts 'a' as 'eth1'",
+        ),
+        ({"netDevices": [{"hostInterfaceName": "a", "name": n} for n in ("eth1", "eth2")]}, "contradicts"),
     ],
 )
 def test_malformed_edits_name_device_and_file(

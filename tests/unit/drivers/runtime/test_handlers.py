@@ -32,10 +32,15 @@ async def test_features(tmp_path: pathlib.Path) -> None:
     new = await probe(
         saying(
             tmp_path / "r",
-            {"ociVersionMax": "1.3.0", "mountOptions": ["ro", "rro"], "linux": IDMAP, "annotations": RUNC},
+            {
+                "ociVersionMax": "1.3.0",
+                "mountOptions": ["ro", "rro"],
+                "linux": IDMAP | {"netDevices": {"enabled": True}},
+                "annotations": RUNC,
+            },
         )
     )
-    assert (new.oci_max, new.recursive_read_only, new.idmap_mounts) == ("1.3.0", True, True)
+    assert (new.oci_max, new.recursive_read_only, new.idmap_mounts, new.net_devices) == ("1.3.0", True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,8 @@ async def test_maps_of_joined_namespaces(tmp_path: pathlib.Path, document: Any, 
 @pytest.mark.parametrize("script", ["exit 1", "echo no json", "echo '[1]'", "kill -9 $$"])
 async def test_without_features(tmp_path: pathlib.Path, script: str) -> None:
     plain = await probe(handler(tmp_path / "r", script))
-    assert (plain.oci_max, plain.recursive_read_only, plain.idmap_mounts) == ("", False, False)
+    assert plain.oci_max == ""
+    assert not (plain.recursive_read_only or plain.idmap_mounts or plain.net_devices)
     assert plain.wants_joined_maps
 
 
