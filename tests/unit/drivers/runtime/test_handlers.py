@@ -60,7 +60,7 @@ async def test_maps_of_joined_namespaces(tmp_path: pathlib.Path, document: Any, 
 async def test_without_features(tmp_path: pathlib.Path, script: str) -> None:
     plain = await probe(handler(tmp_path / "r", script))
     assert plain.oci_max == ""
-    assert not (plain.recursive_read_only or plain.idmap_mounts or plain.net_devices)
+    assert (plain.recursive_read_only, plain.idmap_mounts, plain.net_devices) == (False, False, False)
     assert plain.wants_joined_maps
 
 
