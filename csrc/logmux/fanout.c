@@ -7,8 +7,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Room kept free so that one more batch of the owner (128 KiB, as packets) fits whole before full is noticed. */
-#define HEADROOM (160u << 10)
+/* Room kept free so that one more batch of the owner fits whole, as packets, before full is noticed. */
+#define HEADROOM (PC_FAN_BATCH + PC_FAN_BATCH / 32)
 
 static const char notice[] = "\3[output dropped: this attached client is too slow]\n";
 

@@ -13,7 +13,8 @@
 
 #include "common/fd.h"
 
-#define LINGER_MS 2000 /* at the end, a client that takes nothing for so long is left */
+#define LINGER_MS 2000       /* at the end, a client that takes nothing for so long is left */
+#define UNWATCHED UINT32_MAX /* in client_events: gone, and what it sent is not wanted yet */
 
 /* The directory through which the socket is reached: the bundle, or a short link to it. */
 static int socket_dir(struct pc_mon *m, char out[PATH_MAX], struct pc_err *reterr) {
@@ -115,7 +116,10 @@ void pc_attach_watch(struct pc_mon *m) {
                 uint32_t want = (c->reading && input ? EPOLLIN : 0) | (queued ? EPOLLOUT : 0);
                 if (want == m->client_events[i])
                         continue;
-                pc_rewatch(m, c->fd, want, EV_CLIENT, (int) i);
+                if (m->client_events[i] != UNWATCHED)
+                        pc_rewatch(m, c->fd, want, EV_CLIENT, (int) i);
+                else if (!input || pc_watch(m, c->fd, want, EV_CLIENT, (int) i) < 0)
+                        continue;
                 m->client_events[i] = want;
         }
 }
@@ -175,6 +179,12 @@ static void end_of_input(struct pc_mon *m, struct pc_client *c) {
         pump_stdin(m);
 }
 
+/* A peer that leaves with output unread makes its end a reset, which is told before what it had sent. */
+static ssize_t take_input(struct pc_mon *m, const struct pc_client *c) {
+        ssize_t n = recv(c->fd, m->stdin_buf, PC_STDIN_CAP, MSG_DONTWAIT);
+        return n < 0 && errno == ECONNRESET ? recv(c->fd, m->stdin_buf, PC_STDIN_CAP, MSG_DONTWAIT) : n;
+}
+
 void pc_attach_client(struct pc_mon *m, int slot, uint32_t events) {
         struct pc_client *c = &m->fan.clients[slot];
         if (c->fd < 0)
@@ -182,7 +192,7 @@ void pc_attach_client(struct pc_mon *m, int slot, uint32_t events) {
         if (events & EPOLLOUT)
                 (void) pc_fan_flush(&m->fan, slot);
         if (events & EPOLLIN && c->reading && wants_input(m)) {
-                ssize_t n = recv(c->fd, m->stdin_buf, PC_STDIN_CAP, MSG_DONTWAIT);
+                ssize_t n = take_input(m, c);
                 if (n > 0) {
                         m->stdin_off = 0;
                         m->stdin_len = m->stdin_fd >= 0 ? (size_t) n : 0; /* no stdin: taken and dropped */
@@ -190,8 +200,12 @@ void pc_attach_client(struct pc_mon *m, int slot, uint32_t events) {
                 } else if (n == 0 || (errno != EAGAIN && errno != EINTR))
                         end_of_input(m, c);
         }
-        /* Gone in both directions, and nothing of its input left to read. */
-        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN && c->reading)) {
+        bool gone = events & (EPOLLHUP | EPOLLERR);
+        if (gone && c->reading && !wants_input(m)) {
+                /* It may have left input, which has to wait; a hang-up would be told again and again meanwhile. */
+                pc_unwatch(m, c->fd);
+                m->client_events[slot] = UNWATCHED;
+        } else if (gone && !(events & EPOLLIN && c->reading)) { /* nothing of its input is left to read */
                 if (c->reading)
                         end_of_input(m, c);
                 pc_fan_drop(&m->fan, slot);

@@ -9,8 +9,8 @@
 #include "monitor/args.h"
 #include "monitor/parse.h"
 
-#define PC_STREAM_CAP (128u << 10) /* bytes read at once from one stream */
-#define PC_WORK_CAP (192u << 10)   /* framed bytes written at once: a full buffer of 100-byte lines */
+#define PC_STREAM_CAP PC_FAN_BATCH /* bytes read at once from one stream */
+#define PC_WORK_CAP (576u << 10)   /* framed bytes written at once: a full buffer of 100-byte lines */
 #define PC_STDIN_CAP (32u << 10)   /* bytes taken at once from a client */
 #define PC_TEXT 8192               /* the most of a runtime's error text that is passed on */
 

@@ -13,7 +13,7 @@
 #define COOL_MS 200   /* buffers go back to the kernel after so long without output */
 #define STALL_MS 2000 /* an attached client with a full backlog has so long to take half of it */
 #define PIPE_PLAIN (64u << 10)
-#define PIPE_GROWN (256u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
+#define PIPE_GROWN (512u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
 #define FLOOD (4u << 20)
 #define NAP_MIN 40000   /* ns */
 #define NAP_MAX 4000000 /* ns; the most that a log line is late */

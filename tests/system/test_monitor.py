@@ -510,6 +510,50 @@ def test_failed_set_up_is_reported(ours: Rig) -> None:
     assert "create attach link" in report["message"]
 
 
+def test_input_of_a_client_that_left_with_output_unread(ours: Rig) -> None:
+    """Its end is a reset, which the kernel tells before what it had sent."""
+    ours.prepare("echo unread; read x; echo got $x; sleep 100")
+    ours.create("-i", "--leave-stdin-open")
+    client = ours.attach()
+    ours.start()
+    ours.wait_log(b"F unread")
+    os.kill(ours.monitor_pid, signal.SIGSTOP)
+    client.send(b"word\n")
+    client.close()
+    os.kill(ours.monitor_pid, signal.SIGCONT)
+    ours.wait_log(b"F got word")
+
+
+def test_input_of_a_client_that_left_before_it_was_wanted(ours: Rig) -> None:
+    """More than the container's pipe and the monitor hold waits in the client's socket."""
+    ours.prepare("echo unread; read x </tmp/go; cat | wc -c")
+    go = ours.bundle / "rootfs" / "tmp" / "go"
+    os.mkfifo(go)
+    ours.create("-i")
+    client = ours.attach()
+    ours.start()
+    ours.wait_log(b"F unread")
+    client.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += client.send(b"x" * 8192)
+    client.close()
+    assert sent > 96 << 10
+    with pidfd(ours.monitor_pid) as fd:
+        assert fd is not None
+        wait_quiet(fd)
+    before = pathlib.Path(f"/proc/{ours.monitor_pid}/schedstat").read_text().split()[0]
+    with pidfd(ours.monitor_pid) as fd:
+        assert fd is not None
+        wait_quiet(fd)
+    spent = int(pathlib.Path(f"/proc/{ours.monitor_pid}/schedstat").read_text().split()[0]) - int(before)
+    assert spent < 50_000_000  # ns: it does not turn in circles meanwhile
+    go.write_bytes(b"\n")
+    assert ours.exit_code() == 0
+    assert output(ours) == (b"unread\n%d\n" % sent, b"")
+
+
 def test_attach_flood(ours: Rig) -> None:
     ours.prepare("echo ready; sleep 100")
     ours.run()
