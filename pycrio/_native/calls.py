@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
+import functools
 import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -113,7 +114,16 @@ class Begun(Coroutine[Any, Any, None]):
         self._context.run(self._coroutine.close)
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self._coroutine.__await__()
+        step = functools.partial(self.send, None)
+        while True:
+            try:
+                waits = step()
+            except StopIteration:
+                return
+            try:
+                step = functools.partial(self.send, (yield waits))
+            except BaseException as e:
+                step = functools.partial(self.throw, e)
 
 
 class Link:

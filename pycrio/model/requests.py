@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pycrio.model.node import Handler
+from pycrio.model.pod import PodRecord
 from pycrio.model.security import IdMapping
 
 
@@ -25,6 +26,33 @@ class StoreEntry:
     process_label: str = ""
     uid_map: tuple[IdMapping, ...] = ()
     gid_map: tuple[IdMapping, ...] = ()
+
+    @classmethod
+    def of(cls, pod: PodRecord, ident: str, name: str, image: tuple[str, str], more: Mapping[str, Any]) -> StoreEntry:
+        """A container of a pod. ``image``: its name in the request, and its id; ``more``: metadata of its own."""
+        m = pod.config.metadata
+        image_name, image_id = image
+        metadata = {
+            "pod-name": pod.name,
+            "pod-id": pod.id,
+            "image-name": image_name,
+            "image-id": image_id,
+            "name": name,
+            "metadata-name": m.name,
+            "uid": m.uid,
+            "namespace": m.namespace,
+            "attempt": m.attempt,
+        }
+        return cls(
+            id=ident,
+            names=(name,),
+            image_id=image_id,
+            metadata=metadata | dict(more),
+            mount_label=pod.selinux_mount_label,
+            process_label=pod.selinux_process_label,
+            uid_map=pod.uid_map,
+            gid_map=pod.gid_map,
+        )
 
 
 @dataclass(frozen=True, slots=True)

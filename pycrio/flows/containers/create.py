@@ -190,28 +190,17 @@ async def _verify(node: Node, image: StoredImage, config: ContainerConfig, pod: 
 async def _storage(node: Node, making: Making, undo: Undo) -> Making:
     """The read-write layer with its record in the shared store, mounted."""
     pod, rootfs = making.pod, node.host.rootfs
-    m = pod.config.metadata
-    entry = StoreEntry(
-        id=making.ident,
-        names=(making.name,),
-        image_id=making.image.id,
-        metadata={
-            "pod-name": pod.name,
-            "pod-id": pod.id,
-            "image-name": making.config.image.image,
-            "image-id": making.image.id,
-            "name": making.name,
+    entry = StoreEntry.of(
+        pod,
+        making.ident,
+        making.name,
+        (making.config.image.image, making.image.id),
+        {
             "metadata-name": making.config.metadata.name,
-            "uid": m.uid,
-            "namespace": m.namespace,
             "created-at": now() // 10**9,
             "attempt": making.config.metadata.attempt,
             "privileged": making.config.security.privileged,
         },
-        mount_label=pod.selinux_mount_label,
-        process_label=pod.selinux_process_label,
-        uid_map=pod.uid_map,
-        gid_map=pod.gid_map,
     )
     dirs = await rootfs.create(entry)
     undo.push("remove root file system", rootfs.remove, making.ident)

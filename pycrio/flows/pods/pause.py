@@ -77,29 +77,9 @@ async def _of_image(node: Node, pod: PodRecord, undo: Undo) -> tuple[PodRecord, 
         raise InvalidRequest(
             f"pause image {host.options.pause_image} has neither entrypoint nor command: set pause_command"
         )
-    m = pod.config.metadata
     ident = new_id()
-    entry = StoreEntry(
-        id=ident,
-        names=(f"{pod.name}-infra",),
-        image_id=image.id,
-        metadata={
-            "pod-name": pod.name,
-            "pod-id": pod.id,
-            "image-name": host.options.pause_image,
-            "image-id": image.id,
-            "name": f"{pod.name}-infra",
-            "metadata-name": m.name,
-            "uid": m.uid,
-            "namespace": m.namespace,
-            "created-at": now() // 10**9,
-            "attempt": m.attempt,
-        },
-        mount_label=pod.selinux_mount_label,
-        process_label=pod.selinux_process_label,
-        uid_map=pod.uid_map,
-        gid_map=pod.gid_map,
-    )
+    named = (host.options.pause_image, image.id)
+    entry = StoreEntry.of(pod, ident, f"{pod.name}-infra", named, {"created-at": now() // 10**9})
     undo.push("remove root of infra container", host.rootfs.remove, ident)
     await host.rootfs.create(entry)
     root = await host.rootfs.mount(ident)

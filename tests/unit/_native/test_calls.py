@@ -298,7 +298,7 @@ async def test_garbage_costs_its_own_connection(tmp_path: pathlib.Path) -> None:
 KNOWN: contextvars.ContextVar[str] = contextvars.ContextVar("KNOWN", default="nothing")
 
 
-async def test_what_is_answered_at_once_has_no_task_and_no_timer(tmp_path: pathlib.Path) -> None:
+async def test_what_is_answered_at_once_has_no_task(tmp_path: pathlib.Path) -> None:
     async def at_once(request: bytes, call: Call) -> bytes:
         return b"no task" if asyncio.current_task() is None else b"task"
 
@@ -337,3 +337,29 @@ async def test_a_begun_call_that_is_cancelled_before_its_task_runs() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert steps == ["begun", "ended"]
+
+
+async def test_a_begun_call_can_be_awaited_like_any_other() -> None:
+    seen: list[str] = []
+
+    async def work(limit: float) -> None:
+        try:
+            await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.Event().wait(), limit)
+        except (asyncio.TimeoutError, TimeoutError):
+            seen.append("late")
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    await Begun(work(0.01))
+
+    async def around() -> None:
+        await Begun(work(60))
+
+    task = asyncio.get_running_loop().create_task(around())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["late", "cancelled"]
