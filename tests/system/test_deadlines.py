@@ -104,6 +104,6 @@ def test_a_crowd_with_little_patience(node: Node) -> None:
             node.remove_pod(item.id)
         return not left
 
-    eventually(removed, 60)
+    eventually(removed, 120)  # a container that was made meanwhile gets the grace period of a pod
     assert "Unforeseen" not in node.daemon.log
     assert "Traceback" not in node.daemon.log
