@@ -130,10 +130,9 @@ def static_compiler() -> list[str]:
         chosen = "musl-gcc"
     if not chosen:
         return []
-    done = subprocess.run(
-        ["cc", "-print-multiarch"], check=True, capture_output=True, text=True
-    )  # headers of the kernel
-    places = ["/usr/include", *([f"/usr/include/{done.stdout.strip()}"] if done.stdout.strip() else [])]
+    # musl's wrapper hides the kernel's headers, which lie beside those of the system's libc.
+    done = subprocess.run(["cc", "-print-multiarch"], check=True, capture_output=True, text=True)
+    places = ["/usr/include", f"/usr/include/{done.stdout.strip()}"]
     return [*chosen.split(), *(word for place in places for word in ("-idirafter", place))]
 
 

@@ -38,7 +38,7 @@ from pycrio.model.requests import (
     StoreEntry,
 )
 from pycrio.model.resources import Resources
-from pycrio.model.security import IdMapping, SecurityProfile, SELinuxOptions
+from pycrio.model.security import IdMapping, IdMaps, SecurityProfile, SELinuxOptions
 from pycrio.model.stats import CgroupStats, FsSpace, FsUsage, InterfaceStats, ProcessUsage
 
 # --- images -----------------------------------------------------------------------------------------------------
@@ -172,14 +172,7 @@ class Rootfs(Protocol):
     async def usage(self, container_id: str) -> FsUsage | None:
         """Use of the writable layer; None when the container is gone."""
 
-    async def mount_image(
-        self,
-        image_id: str,
-        target: str,
-        label: str,
-        uid_map: tuple[IdMapping, ...] = (),
-        gid_map: tuple[IdMapping, ...] = (),
-    ) -> None:
+    async def mount_image(self, image_id: str, target: str, label: str, maps: IdMaps = ((), ())) -> None:
         """Mount an image's content read-only on an existing directory; with maps, with shifted ids where the kernel
         can show them."""
 
@@ -383,7 +376,7 @@ class Namespaces(Protocol):
     async def connect(self, netns: str, port: int) -> int:
         """A descriptor connected to TCP ``localhost:port`` inside a net namespace ("": the host's)."""
 
-    def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+    def id_ranges(self, mode: str) -> IdMaps:
         """uid and gid maps for a userns-mode annotation value (``auto:size=65536``)."""
 
     def reserve_ids(self, uid_map: Sequence[IdMapping]) -> None:

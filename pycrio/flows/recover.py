@@ -161,10 +161,15 @@ async def collect_garbage(node: Node) -> None:
         log.info("Removed unfinished artifacts", count=removed)
 
 
+def _accounted(node: Node) -> set[str]:
+    """Ids that a record stands for: of pods, of containers, of the store's containers that pods' inits run in."""
+    return {p.id for p in node.pods} | {c.id for c in node.containers} | {p.infra_rootfs for p in node.pods}
+
+
 async def _store_entries(node: Node) -> None:
     found = await node.host.rootfs.entries()
-    infra = {pod.infra_rootfs for pod in node.pods}
-    stale = [e for e in found if e.id not in node.containers and e.id not in node.pods and e.id not in infra]
+    known = _accounted(node)
+    stale = [e for e in found if e.id not in known]
     await _at_once(_store_entry(node, e) for e in stale)  # since what runs a container may be slow to answer
 
 
@@ -189,8 +194,8 @@ async def _network(node: Node) -> None:
 async def _run_directories(node: Node) -> None:
     """Run directories of pods (and of containers, whose store entries are gone) that have no record."""
     names = await node.host.files.names(_run_base(node))
-    infra = {pod.infra_rootfs for pod in node.pods}
-    stale = [n for n in names if n not in node.pods and n not in node.containers and n not in infra]
+    known = _accounted(node)
+    stale = [n for n in names if n not in known]
     await _at_once(_run_directory(node, n) for n in stale)
 
 

@@ -39,6 +39,10 @@ class IdMapping:
     length: int
 
 
+IdMaps = tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]
+"""Of users and of groups."""
+
+
 @dataclass(frozen=True, slots=True)
 class UserNamespace:
     """The pod's user namespace; NODE means none."""

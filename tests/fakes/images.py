@@ -19,7 +19,7 @@ from pycrio.model.image import (
     StoredImage,
     UnpackedLayer,
 )
-from pycrio.model.security import IdMapping
+from pycrio.model.security import IdMaps
 from pycrio.model.stats import FsUsage
 from tests.fakes.script import Script
 
@@ -280,14 +280,7 @@ class FakeRootfs:
     async def usage(self, container_id: str) -> FsUsage | None:
         return FsUsage(1, "/var/store", 42, 3) if container_id in self.kept else None
 
-    async def mount_image(
-        self,
-        image_id: str,
-        target: str,
-        label: str,
-        uid_map: tuple[IdMapping, ...] = (),
-        gid_map: tuple[IdMapping, ...] = (),
-    ) -> None:
+    async def mount_image(self, image_id: str, target: str, label: str, maps: IdMaps = ((), ())) -> None:
         await self._script.at("rootfs.mount_image")
         if not image_id:
             raise NotFound("image", image_id)

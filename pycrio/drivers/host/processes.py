@@ -137,8 +137,8 @@ def _open_files_limit(pid: int) -> int | None:
 
 @functools.cache
 def _effective() -> int:
-    with open("/proc/self/status", encoding="ascii") as f:
-        return next(int(line.split()[1], 16) for line in f if line.startswith("CapEff:"))
+    with open("/proc/self/status", "rb") as f:
+        return _mask(f.read(), b"CapEff")
 
 
 @functools.cache
@@ -154,5 +154,5 @@ def _ulimits() -> Mapping[str, tuple[int, int]]:
 
 
 def _mask(status: bytes, name: bytes) -> int:
-    """A signal mask of /proc/<pid>/status (proc(5))."""
+    """A set of signals or capabilities in /proc/<pid>/status (proc(5))."""
     return int(status.partition(b"\n" + name + b":")[2].split(None, 1)[0], 16)

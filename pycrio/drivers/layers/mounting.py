@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from pycrio.drivers.layers.files import make_dir
 from pycrio.drivers.layers.overlay import MountPlan, Overlay
 from pycrio.drivers.layers.settings import Settings
-from pycrio.model.security import IdMapping
+from pycrio.model.security import IdMapping, IdMaps
 from pycrio.obs import log as obslog
 
 log = obslog.get("store")
@@ -89,9 +89,6 @@ def native_kernel() -> Kernel:
     return cast(Kernel, NativeKernel())
 
 
-Maps = tuple[Sequence[IdMapping], Sequence[IdMapping]]
-"""Of users and of groups."""
-
 # Mounts on one path; more than one there are only by mistakes of others.
 _MOST_MOUNTS = 64
 _MAPPED = "mapped"  # in a layer's directory: where the homes show shifted ids while it is being mounted
@@ -137,7 +134,7 @@ class Mounter:
         """True when something is mounted on the path."""
         return os.path.isdir(path) and self._kernel.is_mountpoint(path)
 
-    def mount(self, plan: MountPlan, uid_map: Sequence[IdMapping] = (), gid_map: Sequence[IdMapping] = ()) -> None:
+    def mount(self, plan: MountPlan, uid_map: tuple[IdMapping, ...] = (), gid_map: tuple[IdMapping, ...] = ()) -> None:
         """Mount a container's layer (``layers.lock`` held); with maps, what lies below shows shifted ids."""
         directory = os.path.dirname(plan.target)
         plan = self._supported(plan)
@@ -167,7 +164,7 @@ class Mounter:
         self,
         lowers: Sequence[str],
         base: str,
-        maps: Maps,
+        maps: IdMaps,
         stack: contextlib.ExitStack,
     ) -> list[str]:
         """The lowers as seen through an id-mapped bind of the home that each one is in; the binds go with ``stack``
@@ -192,7 +189,7 @@ class Mounter:
             out.append(bound[home] + lower[len(home) :])
         return out
 
-    def mount_image(self, lowers: Sequence[str], target: str, label: str, maps: Maps = ((), ())) -> None:
+    def mount_image(self, lowers: Sequence[str], target: str, label: str, maps: IdMaps = ((), ())) -> None:
         """Mount layers read-only on a directory: no devices, no set-id programs. With maps, with shifted ids where the
         kernel can: a kernel that cannot shows all files as nobody's in a user namespace, and readable as they were."""
         options = ["ro", "nodev", "nosuid"]

@@ -14,7 +14,7 @@ from pycrio._native.pools import offload, submit
 from pycrio.drivers.layers import hold, shifted
 from pycrio.drivers.layers.files import let_through, make_dir, remove_tree
 from pycrio.drivers.layers.index import VOLATILE, Index, View
-from pycrio.drivers.layers.mounting import Maps, Mounter
+from pycrio.drivers.layers.mounting import Mounter
 from pycrio.drivers.layers.overlay import Overlay, mapped_root
 from pycrio.drivers.layers.records import ContainerRecord, LayerRecord, MountRecord, format_time, is_id
 from pycrio.drivers.layers.removal import Trash, delete_layers
@@ -34,7 +34,7 @@ from pycrio.errors import (
     Unsupported,
 )
 from pycrio.model.requests import ContainerDirs, StoreEntry
-from pycrio.model.security import IdMapping
+from pycrio.model.security import IdMaps
 from pycrio.model.stats import FsUsage
 
 # A copy for a user namespace may go with the last container of another one, now and then.
@@ -272,22 +272,15 @@ class Rootfs:
 
     # --- images as volumes ---
 
-    async def mount_image(
-        self,
-        image_id: str,
-        target: str,
-        label: str,
-        uid_map: tuple[IdMapping, ...] = (),
-        gid_map: tuple[IdMapping, ...] = (),
-    ) -> None:
+    async def mount_image(self, image_id: str, target: str, label: str, maps: IdMaps = ((), ())) -> None:
         """Mount an image's content read-only on an existing directory; with maps it shows shifted ids, on kernels that
         have id-mapped mounts below overlay. ImageMountFailed says why it cannot be."""
         await self._turn.run(
-            lambda _: self._mount_image(image_id, target, label, (uid_map, gid_map)),
+            lambda _: self._mount_image(image_id, target, label, maps),
             lambda _done, _: self._mounter.unmount(target),
         )
 
-    def _mount_image(self, image_id: str, target: str, label: str, maps: Maps) -> None:
+    def _mount_image(self, image_id: str, target: str, label: str, maps: IdMaps) -> None:
         with self._index.layers.locks.read():
             found = self._index.view().image(image_id)
             if found is None:
@@ -326,7 +319,7 @@ class Rootfs:
         return container_id in (await self._index.current()).containers.by_id
 
 
-def _left_to_shift(view: View, layer: LayerRecord) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+def _left_to_shift(view: View, layer: LayerRecord) -> IdMaps:
     """Maps by which the layers below one have to be shifted; none when they are a copy that was."""
     below = view.layer(layer.parent) if layer.parent else None
     if below is not None and (below.uidmap, below.gidmap) == (layer.uidmap, layer.gidmap):

@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 
 from pycrio.errors import Exhausted, InvalidRequest, Unsupported
-from pycrio.model.security import IdMapping
+from pycrio.model.security import IdMapping, IdMaps
 
 DEFAULT_SIZE = 65536
 _MAP = re.compile(r"(\d+):(\d+):(\d+)\Z")
-Maps = tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Ranges:
         """A pod is gone."""
         self._used.pop(start, None)
 
-    def maps(self, mode: str) -> Maps:
+    def maps(self, mode: str) -> IdMaps:
         """uid and gid maps for ``auto[:option;option…]`` or ``private:option…``; ``host`` and "" give none."""
         kind, _, rest = mode.partition(":")
         options = _options(rest)

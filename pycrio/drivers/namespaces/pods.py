@@ -14,7 +14,7 @@ from pycrio._native.pools import offload, submit
 from pycrio.drivers.namespaces.idmap import Ranges
 from pycrio.errors import ExternalFailure, InvalidRequest, NetworkFailure, Unsupported
 from pycrio.model.requests import NamespaceRequest
-from pycrio.model.security import IdMapping
+from pycrio.model.security import IdMapping, IdMaps
 from pycrio.model.stats import InterfaceStats
 from pycrio.obs import log as obslog
 
@@ -128,7 +128,7 @@ class Namespaces:
             raise NetworkFailure(f"connection to port {port} failed: {e.strerror}") from e
         return fd.take()
 
-    def id_ranges(self, mode: str) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+    def id_ranges(self, mode: str) -> IdMaps:
         """uid and gid maps for a userns-mode annotation value; Unsupported when no range is left."""
         return self._ranges.maps(mode)
 

@@ -146,7 +146,7 @@ async def _image_mount(
     target = image_mount_dir_of(making.dirs.run, mount.container_path)
     await node.host.files.make_dirs(target)
     try:
-        await node.host.rootfs.mount_image(image.id, target, labels.mount, making.pod.uid_map, making.pod.gid_map)
+        await node.host.rootfs.mount_image(image.id, target, labels.mount, (making.pod.uid_map, making.pod.gid_map))
     except PycrioError as e:
         raise ImageMountFailed(f'image "{name}" cannot be mounted on {mount.container_path}: {e}') from e
     undo.push("unmount image", node.host.rootfs.unmount_image, target)

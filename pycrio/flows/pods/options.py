@@ -12,7 +12,7 @@ from pycrio.flows.pods import idmaps
 from pycrio.flows.ports import Options, Workload
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig
-from pycrio.model.security import IdMapping, NamespaceMode
+from pycrio.model.security import IdMapping, IdMaps, NamespaceMode
 from pycrio.obs import log as obslog
 
 log = obslog.get("pod")
@@ -42,7 +42,6 @@ GATED: dict[str, str] = {
     "io.containers.trace-syscall": "",
     "io.kubernetes.cri.rdt-class": "",
 }
-IdMaps = tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?\Z")
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _UNITS |= {f"{p}i": float(1 << (10 * i)) for i, p in enumerate("KMGTP", start=1)}

@@ -21,9 +21,9 @@ from pycrio.model.pod import PodRecord
 from pycrio.model.security import Capabilities
 from pycrio.obs import steps
 from pycrio.spec import capabilities
+from pycrio.spec.process import DEFAULT_PATH
 
 OWN = "/pause"
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ async def _of_image(node: Node, pod: PodRecord, undo: Undo) -> tuple[PodRecord, 
     program = Program(
         root=root,
         args=args,
-        env=image.config.env if has_path else (_PATH, *image.config.env),
+        env=image.config.env if has_path else (DEFAULT_PATH, *image.config.env),
         cwd=image.config.working_dir or "/",
         capabilities=tuple(names),
         no_new_privileges=False,

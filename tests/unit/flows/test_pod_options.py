@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import pytest
 
 from pycrio.errors import InvalidRequest
-from pycrio.flows.pods.options import IdMaps, shm_size, user_maps
+from pycrio.flows.pods.options import shm_size, user_maps
 from pycrio.flows.pods.run import run
 from pycrio.flows.ports import Labels, Options
 from pycrio.model.node import Handler
 from pycrio.model.pod import PodConfig
-from pycrio.model.security import IdMapping, NamespaceMode, NamespaceOptions, PodSecurity, UserNamespace
+from pycrio.model.security import IdMapping, IdMaps, NamespaceMode, NamespaceOptions, PodSecurity, UserNamespace
 from tests.fakes.node import fake_node, pod_config
 from tests.fakes.surroundings import FakeSecurity
 
