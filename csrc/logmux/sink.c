@@ -8,17 +8,27 @@
 
 #include "common/fd.h"
 
-int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limits *limits, struct pc_err *reterr) {
+#define BLOCK (64u << 10) /* 128 KiB at once or more are no cheaper */
+#define BLOCK_LEAST 4096u
+
+int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limits *limits, char *work, size_t cap,
+                 struct pc_err *reterr) {
         int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
         if (fd < 0)
                 return pc_fail_errno(reterr, "open log file", path);
         struct stat st;
         int64_t size = fstat(fd, &st) == 0 ? (int64_t) st.st_size : 0;
-        *s = (struct pc_sink){.fd = fd, .path = path, .limits = *limits, .written = size, .total = size};
+        size_t block = limits->size_max > 0 || limits->total_max > 0 ? 0 : BLOCK;
+        while (block > 0 && 2 * block + PC_LINE_MAX > cap)
+                block = block > BLOCK_LEAST ? block / 2 : 0;
+        *s = (struct pc_sink){.fd = fd, .path = path, .limits = *limits, .work = work, .cap = cap, .block = block};
+        s->written = s->total = size;
         return 0;
 }
 
 void pc_sink_close(struct pc_sink *s) {
+        struct pc_err ignored;
+        (void) pc_sink_flush(s, &ignored);
         pc_closep(&s->fd);
 }
 
@@ -92,6 +102,8 @@ int pc_sink_reopen(struct pc_sink *s, struct pc_err *reterr) {
         char tmp[PATH_MAX];
         if (s->fd < 0)
                 return 0;
+        struct pc_err ignored; /* who wants to hear of it flushes before */
+        (void) pc_sink_flush(s, &ignored);
         if (!suffixed(tmp, s->path, s->limits.rotate ? ".new" : ".tmp"))
                 return pc_fail(reterr, ENAMETOOLONG, "reopen log file", s->path);
         if (s->limits.rotate && !allowed(s))
@@ -113,19 +125,26 @@ int pc_sink_reopen(struct pc_sink *s, struct pc_err *reterr) {
         return 0;
 }
 
-/* Give up the torn end of a batch: done bytes of buf reached the file, cut back to the last whole line. */
+/* Give up the torn end of what reached the file: the line that buf[0..done) ends within, or that was torn before. */
 static size_t untear(struct pc_sink *s, const char *buf, size_t done) {
         size_t whole = done;
         while (whole > 0 && buf[whole - 1] != '\n')
                 whole--;
-        struct stat st;
-        if (whole < done && fstat(s->fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= (off_t) (done - whole))
-                (void) !ftruncate(s->fd, st.st_size - (off_t) (done - whole));
+        size_t cut = done - whole + (whole == 0 ? s->torn : 0);
+        off_t end = cut > 0 ? lseek(s->fd, 0, SEEK_END) : 0; /* others may have emptied the file */
+        if (cut > 0 && end >= (off_t) cut)
+                (void) !ftruncate(s->fd, end - (off_t) cut);
+        if (whole == 0) {
+                s->written -= (int64_t) s->torn;
+                s->total -= (int64_t) s->torn;
+        }
         return whole;
 }
 
-/* Returns the errno that stopped it, 0 when all of buf was written. */
-static int append(struct pc_sink *s, const char *buf, size_t n) {
+/* Write the first n bytes of work, and hold the rest of the filled ones. Returns the errno that stopped it: then nothing
+ * is held. */
+static int append(struct pc_sink *s, size_t n, size_t filled) {
+        const char *buf = s->work;
         size_t done = 0;
         int code = 0;
         while (done < n) {
@@ -142,7 +161,32 @@ static int append(struct pc_sink *s, const char *buf, size_t n) {
         }
         s->written += (int64_t) done;
         s->total += (int64_t) done;
+        s->held = code ? 0 : filled - n;
+        if (n == filled || code)
+                s->torn = 0;
+        else if (n > 0) {
+                const char *end = memrchr(buf, '\n', n);
+                s->torn = end ? (size_t) (buf + n - 1 - end) : s->torn + n;
+                memmove(s->work, buf + n, s->held);
+        }
         return code;
+}
+
+/* The error of a changed state, 0 where it is known. */
+static int settle(struct pc_sink *s, int code, struct pc_err *reterr) {
+        int before = s->failing;
+        s->failing = code;
+        return code && code != before ? pc_fail(reterr, code, "write log file", s->path) : 0;
+}
+
+int pc_sink_flush(struct pc_sink *s, struct pc_err *reterr) {
+        if (s->fd < 0 || s->held == 0)
+                return 0;
+        size_t held = s->held, torn = s->torn;
+        int code = append(s, held, held);
+        if (code)
+                s->dropped += held + torn;
+        return settle(s, code, reterr);
 }
 
 /* A file that outgrew its limit and cannot be replaced (its directory is gone, say) is emptied instead: the limit
@@ -168,13 +212,15 @@ static int64_t room_left(const struct pc_sink *s) {
         return most - s->written + extra;
 }
 
-int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, bool flush, char *work,
-                size_t cap, size_t *ret_used, struct pc_err *reterr) {
+int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, enum pc_put how,
+                size_t *ret_used, struct pc_err *reterr) {
         size_t used = 0;
-        int code = 0, before = s->failing;
-        bool wrote = false;
+        int code = 0;
+        bool wrote = false, flush = how == PC_PUT_ALL, hold = how == PC_PUT_MORE && s->block > 0;
 
         while (used < n) {
+                char *out = s->work + s->held;
+                size_t cap = s->cap - s->held;
                 struct pc_frame_limits l = {.cap = cap, .stop = SIZE_MAX, .flush = flush};
                 if (s->limits.total_max > 0) {
                         int64_t left = s->limits.total_max - s->total;
@@ -195,13 +241,13 @@ int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in,
                         l.cap = (size_t) s->limits.size_max;
                         capped = true;
                 }
-                size_t took = 0, made = pc_frame(head, in + used, n - used, &l, work, &took);
+                size_t took = 0, made = pc_frame(head, in + used, n - used, &l, out, &took);
                 if (made == 0) {
                         if (!capped)
                                 break; /* an unterminated tail is left */
                         /* Does the limit stop us, or is there only a tail? */
                         struct pc_frame_limits free = {.cap = cap, .stop = 1, .flush = flush};
-                        made = pc_frame(head, in + used, n - used, &free, work, &took);
+                        made = pc_frame(head, in + used, n - used, &free, out, &took);
                         if (made == 0)
                                 break;
                         if (s->written > 0) {
@@ -211,21 +257,29 @@ int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in,
                                         continue;
                         } /* else one line larger than the limit: it gets a file of its own */
                 }
-                int c = append(s, work, made);
+                size_t lost = took + s->held + s->torn, filled = s->held + made, now = filled;
+                if (hold) {
+                        size_t beyond = (size_t) (s->written % (int64_t) s->block);
+                        now = beyond + filled < s->block ? 0 : (beyond + filled) / s->block * s->block - beyond;
+                }
+                int c = append(s, now, filled);
                 if (c) {
                         code = c;
-                        s->dropped += took;
+                        s->dropped += lost;
                 }
-                wrote = true;
+                wrote = wrote || now > 0;
                 used += took;
         }
         *ret_used = used;
-        if (wrote)
-                s->failing = code;
-        return code && code != before ? pc_fail(reterr, code, "write log file", s->path) : 0;
+        if (!hold && s->held > 0) /* without a line to go with it */
+                return pc_sink_flush(s, reterr);
+        return wrote ? settle(s, code, reterr) : 0;
 }
 
 int pc_sink_sync(struct pc_sink *s, struct pc_err *reterr) {
+        int r = pc_sink_flush(s, reterr);
+        if (r < 0)
+                return r;
         if (s->fd >= 0 && fsync(s->fd) < 0 && errno != EINVAL && errno != EROFS)
                 return pc_fail_errno(reterr, "sync log file", s->path);
         return 0;

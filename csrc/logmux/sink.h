@@ -18,26 +18,48 @@ struct pc_sink {
         int fd;
         const char *path;
         struct pc_sink_limits limits;
+        char *work;   /* framed bytes; the first held of them wait to be written */
+        size_t cap;   /* of work */
+        size_t block; /* writes end at multiples of it while more is to come, 0: never */
+        size_t held;
+        size_t torn; /* bytes in the file of the line that held continues */
         int64_t written; /* in this file */
         int64_t total;
-        uint64_t dropped; /* input bytes lost to errors or to total_max */
+        uint64_t dropped; /* input bytes lost to errors or to total_max, at most */
         int failing;      /* errno of the last write, 0 when it worked */
         bool overdue;     /* could not be rotated at its limit: tried again at twice as much */
 };
 
 #define PC_SINK_NONE ((struct pc_sink){.fd = -1})
 
-/* Open for appending, create with mode 0640. path and limits->allow must outlive the sink. */
-int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limits *limits, struct pc_err *reterr);
-void pc_sink_close(struct pc_sink *s); /* accepts a sink that was never opened */
+/* A size for work with which a flood is written in the pieces that cost the page cache least. */
+#define PC_SINK_ROOM (144u << 10)
 
-/* Frame and write in[0..n); work[cap] (at least PC_LINE_MAX) is scratch. *ret_used is what was taken of the input:
- * all of it with flush, else all but an unterminated tail. A file that cannot be written loses the batch but never
- * holds half a line; the error is returned once per change of state, 0 otherwise. */
-int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, bool flush, char *work,
-                size_t cap, size_t *ret_used, struct pc_err *reterr);
+/* Open for appending, create with mode 0640. path, limits->allow and work[cap] (at least PC_LINE_MAX) must outlive the
+ * sink. */
+int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limits *limits, char *work, size_t cap,
+                 struct pc_err *reterr);
+void pc_sink_close(struct pc_sink *s); /* writes what is held; accepts a sink that was never opened */
+
+enum pc_put {
+        PC_PUT_LINES, /* whole lines are written, an unterminated tail is left to the caller */
+        PC_PUT_MORE,  /* the same, and more comes at once: what does not fill a block may be held, see below */
+        PC_PUT_ALL,   /* a tail as well */
+};
+
+/* Frame and write in[0..n). *ret_used is what was taken of the input. A file that cannot be written loses the batch but
+ * never keeps half a line; the error is returned once per change of state, 0 otherwise.
+ *
+ * A write that ends inside a page costs the page cache up to a third more than one that ends with it. With PC_PUT_MORE
+ * and a file without limits, writes therefore end at multiples of a block, and what is behind the last one, less than a
+ * block, is held until the next call. Whoever says MORE calls pc_sink_flush when nothing came. */
+int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, enum pc_put how,
+                size_t *ret_used, struct pc_err *reterr);
+
+/* Write what is held; errors as with pc_sink_put. */
+int pc_sink_flush(struct pc_sink *s, struct pc_err *reterr);
 
 /* A new file <path>.tmp is renamed over path; with limits.rotate the old files are shifted. On failure the old file
- * stays in use. */
+ * stays in use. What is held goes into the old one. */
 int pc_sink_reopen(struct pc_sink *s, struct pc_err *reterr);
 int pc_sink_sync(struct pc_sink *s, struct pc_err *reterr);

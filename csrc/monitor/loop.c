@@ -144,7 +144,8 @@ static void dispatch(struct pc_mon *m, const struct epoll_event *e) {
 
 /* Nanoseconds until the first deadline, -1 when there is none; then the clock is not read either. */
 static int64_t wait_ns(const struct pc_mon *m) {
-        const int64_t at[] = {m->tail_deadline, m->cool_deadline, m->stall_deadline, m->kill_deadline};
+        const int64_t at[] = {m->tail_deadline, m->held_deadline, m->cool_deadline, m->stall_deadline,
+                              m->kill_deadline};
         int64_t first = 0;
         for (size_t i = 0; i < sizeof at / sizeof at[0]; i++)
                 if (at[i] && (!first || at[i] * 1000000 < first))

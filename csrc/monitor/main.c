@@ -209,7 +209,7 @@ static void serve(struct pc_mon *m) {
         m->hold = false;
         for (int i = 0; i < 2; i++) {
                 pc_stream_show(m, i);
-                pc_stream_emit(m, i, m->in[i].fd < 0);
+                pc_stream_emit(m, i, m->in[i].fd < 0 ? PC_PUT_ALL : PC_PUT_LINES);
         }
         if (m->in[0].len || m->in[1].len)
                 m->tail_deadline = pc_now_ms();

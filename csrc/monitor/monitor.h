@@ -10,7 +10,7 @@
 #include "monitor/parse.h"
 
 #define PC_STREAM_CAP PC_FAN_BATCH /* bytes read at once from one stream */
-#define PC_WORK_CAP (576u << 10)   /* framed bytes written at once: a full buffer of 100-byte lines */
+#define PC_WORK_CAP PC_SINK_ROOM   /* framed bytes on their way into the log */
 #define PC_STDIN_CAP (32u << 10)   /* bytes taken at once from a client */
 #define PC_TEXT 8192               /* the most of a runtime's error text that is passed on */
 
@@ -50,7 +50,7 @@ struct pc_mon {
         struct pc_journal *journal;
         char *work;
         bool warm; /* buffers hold pages that an idle monitor gives back */
-        int64_t tail_deadline, cool_deadline, stall_deadline, kill_deadline; /* monotonic ms, 0: none */
+        int64_t tail_deadline, held_deadline, cool_deadline, stall_deadline, kill_deadline; /* monotonic ms, 0: none */
         bool stalled;
         int relay[2]; /* a pipe of our own while output floods, see take() */
 
@@ -135,7 +135,7 @@ void pc_stream_event(struct pc_mon *m, int which);
 void pc_stream_due(struct pc_mon *m, int64_t now_ns); /* streams that are let fill up and whose time has come */
 void pc_stream_cool_later(struct pc_mon *m);          /* something was done: memory goes back after a quiet time */
 void pc_stream_show(struct pc_mon *m, int which);     /* what was kept from attached clients; before it is emitted */
-void pc_stream_emit(struct pc_mon *m, int which, bool flush);
+void pc_stream_emit(struct pc_mon *m, int which, enum pc_put how);
 void pc_stream_watch(struct pc_mon *m, bool on);
 void pc_stream_drain(struct pc_mon *m);
 void pc_stream_tick(struct pc_mon *m, int64_t now);

@@ -137,7 +137,7 @@ int pc_setup_log(struct pc_mon *m, struct pc_err *reterr) {
                                            .keep = a->log_max_files,
                                            .allow = a->log_allow.v,
                                            .nallow = a->log_allow.n};
-                int r = pc_sink_open(&m->sink, m->log.path, &l, reterr);
+                int r = pc_sink_open(&m->sink, m->log.path, &l, m->work, PC_WORK_CAP, reterr);
                 if (r < 0)
                         return r;
         }

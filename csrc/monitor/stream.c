@@ -13,22 +13,34 @@
 #define COOL_MS 200   /* buffers go back to the kernel after so long without output */
 #define STALL_MS 2000 /* an attached client with a full backlog has so long to take half of it */
 #define PIPE_PLAIN (64u << 10)
-#define PIPE_GROWN (512u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
+#define PIPE_GROWN (256u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
 #define FLOOD (4u << 20)
 #define NAP_MIN 40000   /* ns */
 #define NAP_MAX 4000000 /* ns; the most that a log line is late */
 #define NAP_HOT 6000000 /* ns; reads further apart are not a stream of output */
 #define TTY_READS 64    /* reads from a terminal before others get a turn */
 
-void pc_stream_emit(struct pc_mon *m, int which, bool flush) {
+static void flush(struct pc_mon *m) {
+        struct pc_err err;
+        if (pc_sink_flush(&m->sink, &err) < 0)
+                pc_say_err(m, PC_LEVEL_WARN, &err);
+        m->held_deadline = 0;
+}
+
+void pc_stream_emit(struct pc_mon *m, int which, enum pc_put how) {
         struct pc_stream_in *in = &m->in[which];
         struct pc_err err;
         size_t used = in->len;
         if (in->len > 0 && m->sink.fd >= 0) {
                 char head[PC_HEAD_LEN];
                 pc_clock_head(&m->clock, (enum pc_stream) which, head);
-                if (pc_sink_put(&m->sink, head, in->buf, in->len, flush, m->work, PC_WORK_CAP, &used, &err) < 0)
+                int64_t written = m->sink.written;
+                if (pc_sink_put(&m->sink, head, in->buf, in->len, how, &used, &err) < 0)
                         pc_say_err(m, PC_LEVEL_WARN, &err);
+                if (m->sink.held == 0)
+                        m->held_deadline = 0;
+                else if (!m->held_deadline || m->sink.written != written)
+                        m->held_deadline = pc_now_ms() + TAIL_MS;
         }
         if (m->journal && in->fed < in->len &&
             pc_journal_put(m->journal, (enum pc_stream) which, in->buf + in->fed, in->len - in->fed, &err) < 0)
@@ -161,7 +173,7 @@ void pc_stream_event(struct pc_mon *m, int which) {
                         if (n < 0)
                                 pc_say(m, PC_LEVEL_WARN, "Cannot read the container's output", NULL, (int) n);
                         if (!m->hold) /* else it is kept with the rest */
-                                pc_stream_emit(m, which, true);
+                                pc_stream_emit(m, which, PC_PUT_ALL);
                         close_stream(m, in);
                         break;
                 }
@@ -169,7 +181,8 @@ void pc_stream_event(struct pc_mon *m, int which) {
                  * into the report and not before the user's eyes. */
                 if (!m->hold || in->len == PC_STREAM_CAP) {
                         pc_stream_show(m, which);
-                        pc_stream_emit(m, which, false);
+                        bool flood = in->nap > 0 || (in->grown && n >= (ssize_t) PIPE_GROWN / 4);
+                        pc_stream_emit(m, which, flood ? PC_PUT_MORE : PC_PUT_LINES);
                 }
                 if (m->fan.open > 0)
                         check_stall(m);
@@ -204,8 +217,10 @@ void pc_stream_tick(struct pc_mon *m, int64_t now) {
                 m->tail_deadline = 0;
                 for (int i = 0; i < 2; i++)
                         if (m->in[i].len > 0)
-                                pc_stream_emit(m, i, true);
+                                pc_stream_emit(m, i, PC_PUT_ALL);
         }
+        if (m->held_deadline && now >= m->held_deadline)
+                flush(m);
         if (m->stalled && !pc_fan_above(&m->fan, PC_BACKLOG / 2)) {
                 m->stalled = false;
                 m->stall_deadline = 0;
@@ -221,7 +236,7 @@ void pc_stream_tick(struct pc_mon *m, int64_t now) {
         }
         if (m->cool_deadline && now >= m->cool_deadline) {
                 m->cool_deadline = 0;
-                if (m->warm && m->in[0].len == 0 && m->in[1].len == 0) {
+                if (m->warm && m->in[0].len == 0 && m->in[1].len == 0 && m->sink.held == 0) {
                         (void) madvise(m->in[0].buf, PC_STREAM_CAP, MADV_DONTNEED);
                         (void) madvise(m->in[1].buf, PC_STREAM_CAP, MADV_DONTNEED);
                         (void) madvise(m->work, PC_WORK_CAP, MADV_DONTNEED);
@@ -249,21 +264,23 @@ void pc_stream_drain(struct pc_mon *m) {
                         ssize_t left = size > 0 ? size : 1 << 20, n;
                         while (left > 0 && (n = take(m, i)) > 0) {
                                 left -= n;
-                                pc_stream_emit(m, i, false);
+                                pc_stream_emit(m, i, PC_PUT_LINES);
                         }
                 }
-                pc_stream_emit(m, i, true);
+                pc_stream_emit(m, i, PC_PUT_ALL);
                 struct pc_err err;
                 if (m->journal && pc_journal_flush(m->journal, (enum pc_stream) i, &err) < 0)
                         pc_say_err(m, PC_LEVEL_WARN, &err);
         }
+        flush(m); /* when nothing came behind it */
 }
 
 void pc_stream_reopen(struct pc_mon *m) {
         struct pc_err err;
         for (int i = 0; i < 2 && !m->hold; i++)
                 if (m->in[i].len > 0)
-                        pc_stream_emit(m, i, false);
+                        pc_stream_emit(m, i, PC_PUT_LINES);
+        flush(m);
         if (pc_sink_reopen(&m->sink, &err) < 0)
                 pc_say_err(m, PC_LEVEL_WARN, &err);
 }

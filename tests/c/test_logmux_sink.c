@@ -52,15 +52,19 @@ static int whole(const char *path, int from) {
 
 #define LINE_LEN 56 /* 45 + "line 00000\n" */
 
-static int put(struct pc_sink *s, int from, int n, struct pc_err *err) {
+static int put_as(struct pc_sink *s, enum pc_put how, int from, int n, struct pc_err *err) {
         static char in[1 << 16];
         size_t k = 0, used = 0;
         for (int i = 0; i < n; i++)
                 k += (size_t) snprintf(in + k, sizeof in - k, "line %05d\n", from + i);
-        int r = pc_sink_put(s, head, in, k, false, work, sizeof work, &used, err);
+        int r = pc_sink_put(s, head, in, k, how, &used, err);
         if (used != k)
                 printf("# used %zu of %zu\n", used, k);
         return used == k ? r : -1000;
+}
+
+static int put(struct pc_sink *s, int from, int n, struct pc_err *err) {
+        return put_as(s, PC_PUT_LINES, from, n, err);
 }
 
 static void plain(void) {
@@ -68,12 +72,12 @@ static void plain(void) {
         struct pc_sink_limits none = {0};
         struct pc_err err;
         struct stat st;
-        ok(pc_sink_open(&s, at("plain"), &none, &err) == 0 && stat(at("plain"), &st) == 0 &&
+        ok(pc_sink_open(&s, at("plain"), &none, work, sizeof work, &err) == 0 && stat(at("plain"), &st) == 0 &&
                (st.st_mode & 07777) == 0640,
            "a new file has mode 0640");
         ok(put(&s, 0, 3000, &err) == 0 && whole(at("plain"), 0) == 3000, "3000 lines through 64 KiB of work");
         pc_sink_close(&s);
-        ok(pc_sink_open(&s, at("plain"), &none, &err) == 0 && s.written == 3000 * LINE_LEN,
+        ok(pc_sink_open(&s, at("plain"), &none, work, sizeof work, &err) == 0 && s.written == 3000 * LINE_LEN,
            "an existing file is counted");
         ok(put(&s, 3000, 1, &err) == 0 && whole(at("plain"), 0) == 3001, "and appended to");
         rename(at("plain"), at("old"));
@@ -82,12 +86,12 @@ static void plain(void) {
            "the new lines are in the new file, the old ones untouched");
         ok(pc_sink_sync(&s, &err) == 0, "synced");
         size_t used = 9;
-        ok(pc_sink_put(&s, head, "abc", 3, false, work, sizeof work, &used, &err) == 0 && used == 0, "a tail stays");
-        ok(pc_sink_put(&s, head, "abc", 3, true, work, sizeof work, &used, &err) == 0 && used == 3, "until flushed");
+        ok(pc_sink_put(&s, head, "abc", 3, PC_PUT_LINES, &used, &err) == 0 && used == 0, "a tail stays");
+        ok(pc_sink_put(&s, head, "abc", 3, PC_PUT_ALL, &used, &err) == 0 && used == 3, "until flushed");
         ok(slurp(at("plain")) == 2 * LINE_LEN + 45 + 4 && strstr(text, " stdout P abc\n"), "as a P line");
         pc_sink_close(&s);
         pc_sink_close(&s);
-        ok(pc_sink_open(&s, at("no/such"), &none, &err) == -ENOENT && strstr(err.path, "no/such"),
+        ok(pc_sink_open(&s, at("no/such"), &none, work, sizeof work, &err) == -ENOENT && strstr(err.path, "no/such"),
            "a missing directory is told");
         struct pc_sink never = PC_SINK_NONE;
         ok(pc_sink_reopen(&never, &err) == 0 && pc_sink_sync(&never, &err) == 0,
@@ -99,7 +103,7 @@ static void size_limit(void) {
         struct pc_sink s;
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("small"), &l, &err) == 0 && put(&s, 0, 10, &err) == 0 && whole(at("small"), 0) == 10,
+        ok(pc_sink_open(&s, at("small"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 10, &err) == 0 && whole(at("small"), 0) == 10,
            "a file is filled to the byte");
         ok(put(&s, 10, 1, &err) == 0 && whole(at("small"), 10) == 1, "the next line replaces it");
         ok(put(&s, 11, 1000, &err) == 0, "1000 lines at once");
@@ -108,7 +112,7 @@ static void size_limit(void) {
         memset(big, 'z', sizeof big);
         big[sizeof big - 1] = '\n';
         size_t used;
-        ok(pc_sink_put(&s, head, big, sizeof big, false, work, sizeof work, &used, &err) == 0 && used == sizeof big &&
+        ok(pc_sink_put(&s, head, big, sizeof big, PC_PUT_LINES, &used, &err) == 0 && used == sizeof big &&
                slurp(at("small")) == 45 + 2000,
            "a line larger than the limit gets a file of its own");
         ok(put(&s, 0, 1, &err) == 0 && whole(at("small"), 0) == 1, "which the next line replaces");
@@ -120,7 +124,7 @@ static void rotation(void) {
         char names[4][8] = {"rot", "rot.1", "rot.2", "rot.3"};
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN, .rotate = true, .keep = 2};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("rot"), &l, &err) == 0 && put(&s, 0, 35, &err) == 0, "35 lines, 10 per file, 2 kept");
+        ok(pc_sink_open(&s, at("rot"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 35, &err) == 0, "35 lines, 10 per file, 2 kept");
         ok(whole(at(names[0]), 30) == 5 && whole(at(names[1]), 20) == 10 && whole(at(names[2]), 10) == 10 &&
                access(at(names[3]), F_OK) < 0,
            "the youngest 25 lines are there, in order, in three files");
@@ -132,12 +136,12 @@ static void rotation(void) {
         const char *allow[] = {"/nonexistent", at("in")};
         l.allow = allow;
         l.nallow = 2;
-        ok(pc_sink_open(&s, at("in/a"), &l, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("in/a.1"), 0) == 10,
+        ok(pc_sink_open(&s, at("in/a"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("in/a.1"), 0) == 10,
            "rotation inside an allowed directory");
         pc_sink_close(&s);
         char through[128];
         snprintf(through, sizeof through, "%s/in/link/a", dir);
-        ok(pc_sink_open(&s, through, &l, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("out/a"), 0) == 15 &&
+        ok(pc_sink_open(&s, through, &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("out/a"), 0) == 15 &&
                access(at("out/a.1"), F_OK) < 0,
            "not through a link that leads out of it: the log goes on in the same file");
         ok(pc_sink_reopen(&s, &err) == -EPERM, "and asked to, it says so");
@@ -148,7 +152,7 @@ static void total_limit(void) {
         struct pc_sink s;
         struct pc_sink_limits l = {.total_max = 10 * LINE_LEN - 5};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("total"), &l, &err) == 0 && put(&s, 0, 100, &err) == 0 && whole(at("total"), 0) == 10,
+        ok(pc_sink_open(&s, at("total"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 100, &err) == 0 && whole(at("total"), 0) == 10,
            "what begins below the total is written");
         ok(put(&s, 100, 50, &err) == 0 && whole(at("total"), 0) == 10 && s.dropped == (90 + 50) * 11,
            "the rest is dropped and counted");
@@ -164,7 +168,7 @@ static void full_disk(void) {
                 ok(false, "tmpfs mounted");
                 return;
         }
-        ok(pc_sink_open(&s, at("full/log"), &none, &err) == 0 && put(&s, 0, 3000, &err) == -ENOSPC &&
+        ok(pc_sink_open(&s, at("full/log"), &none, work, sizeof work, &err) == 0 && put(&s, 0, 3000, &err) == -ENOSPC &&
                err.code == ENOSPC,
            "a full disk is told");
         int n = whole(at("full/log"), 0);
@@ -188,7 +192,7 @@ static void file_limit(void) {
         getrlimit(RLIMIT_FSIZE, &old);
         signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &small);
-        ok(pc_sink_open(&s, at("limited"), &none, &err) == 0 && put(&s, 0, 300, &err) == -EFBIG,
+        ok(pc_sink_open(&s, at("limited"), &none, work, sizeof work, &err) == 0 && put(&s, 0, 300, &err) == -EFBIG,
            "a short write, then EFBIG");
         setrlimit(RLIMIT_FSIZE, &old);
         ok(whole(at("limited"), 0) == 100, "the torn line is cut off again");
@@ -200,7 +204,7 @@ static void gone(void) {
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN};
         struct pc_err err;
         mkdir(at("gone"), 0755);
-        ok(pc_sink_open(&s, at("gone/log"), &l, &err) == 0 && put(&s, 0, 5, &err) == 0, "a log in a directory");
+        ok(pc_sink_open(&s, at("gone/log"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 5, &err) == 0, "a log in a directory");
         unlink(at("gone/log"));
         rmdir(at("gone"));
         ok(put(&s, 0, 1000, &err) == 0, "that goes away: lines are taken");
@@ -212,9 +216,76 @@ static void gone(void) {
            "until it can be made");
         pc_sink_close(&s);
         (void) symlink("/etc/hostname", at("gone/log.tmp"));
-        ok(pc_sink_open(&s, at("gone/log"), &l, &err) == 0 && pc_sink_reopen(&s, &err) == -ELOOP,
+        ok(pc_sink_open(&s, at("gone/log"), &l, work, sizeof work, &err) == 0 && pc_sink_reopen(&s, &err) == -ELOOP,
            "a link in the place of the new file is not followed");
         pc_sink_close(&s);
+}
+
+static off_t size_of(const char *path) {
+        struct stat st;
+        return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+/* While more is to come the file ends where a block ends; nothing is lost whatever comes next. */
+static void held(void) {
+        struct pc_sink s;
+        struct pc_sink_limits none = {0}, some = {.size_max = 1 << 20};
+        struct pc_err err;
+        ok(pc_sink_open(&s, at("held"), &none, work, sizeof work, &err) == 0 && s.block == 16384, "a block for this room");
+        ok(put_as(&s, PC_PUT_MORE, 0, 100, &err) == 0 && size_of(at("held")) == 0 && s.held == 100 * LINE_LEN,
+           "less than a block is held");
+        ok(put_as(&s, PC_PUT_MORE, 100, 900, &err) == 0 && size_of(at("held")) == 3 * 16384 &&
+               s.held == 1000 * LINE_LEN - 3 * 16384 && s.torn == 3 * 16384 % LINE_LEN,
+           "blocks are written, a line is begun");
+        ok(pc_sink_flush(&s, &err) == 0 && whole(at("held"), 0) == 1000 && s.held == 0 && s.torn == 0, "flushed");
+        ok(put_as(&s, PC_PUT_MORE, 1000, 10, &err) == 0 && put(&s, 1010, 10, &err) == 0 && whole(at("held"), 0) == 1020,
+           "lines that must be written take along what is held");
+        size_t used = 1;
+        ok(put_as(&s, PC_PUT_MORE, 1020, 10, &err) == 0 &&
+               pc_sink_put(&s, head, "abc", 3, PC_PUT_LINES, &used, &err) == 0 && used == 0 &&
+               whole(at("held"), 0) == 1030,
+           "also without a line of their own");
+        ok(put_as(&s, PC_PUT_MORE, 1030, 5, &err) == 0 && rename(at("held"), at("held.old")) == 0 &&
+               pc_sink_reopen(&s, &err) == 0 && whole(at("held.old"), 0) == 1035 && size_of(at("held")) == 0,
+           "what is held goes into the file that it was framed for");
+        ok(put_as(&s, PC_PUT_MORE, 0, 1000, &err) == 0 && s.held > 0 && pc_sink_sync(&s, &err) == 0 &&
+               whole(at("held"), 0) == 1000,
+           "synced with the rest");
+        (void) put_as(&s, PC_PUT_MORE, 1000, 1, &err);
+        pc_sink_close(&s);
+        ok(whole(at("held"), 0) == 1001, "and written at the end");
+        ok(pc_sink_open(&s, at("held"), &none, work, PC_LINE_MAX, &err) == 0 && s.block == 0 &&
+               put_as(&s, PC_PUT_MORE, 1001, 3, &err) == 0 && whole(at("held"), 0) == 1004,
+           "without room for two blocks nothing is held");
+        pc_sink_close(&s);
+        ok(pc_sink_open(&s, at("limits"), &some, work, sizeof work, &err) == 0 &&
+               put_as(&s, PC_PUT_MORE, 0, 3, &err) == 0 && whole(at("limits"), 0) == 3,
+           "nor with limits");
+        pc_sink_close(&s);
+}
+
+/* The disk fills up while a line is begun. */
+static void full_when_torn(void) {
+        struct pc_sink s;
+        struct pc_sink_limits none = {0};
+        struct pc_err err = {0};
+        if (mkdir(at("torn"), 0755) < 0 || mount("tmpfs", at("torn"), "tmpfs", 0, "size=64k") < 0) {
+                ok(false, "tmpfs mounted");
+                return;
+        }
+        ok(pc_sink_open(&s, at("torn/log"), &none, work, sizeof work, &err) == 0 &&
+               put_as(&s, PC_PUT_MORE, 0, 1100, &err) == 0 && size_of(at("torn/log")) == 49152 && s.torn > 0,
+           "a line is begun");
+        int fd = open(at("torn/other"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        ok(fd >= 0 && write(fd, text, 65536) > 0 && close(fd) == 0, "others take the rest");
+        ok(pc_sink_flush(&s, &err) == -ENOSPC && s.held == 0 && s.torn == 0 && s.dropped > 0, "its end cannot be written");
+        int n = whole(at("torn/log"), 0);
+        ok(n == 49152 / LINE_LEN && s.written == n * LINE_LEN, "so its beginning goes as well");
+        ok(s.dropped >= (uint64_t) (1100 - n) * 11, "the loss is counted");
+        (void) unlink(at("torn/other"));
+        ok(put(&s, n, 10, &err) == 0 && whole(at("torn/log"), 0) == n + 10, "and with room the log goes on");
+        pc_sink_close(&s);
+        (void) umount2(at("torn"), MNT_DETACH);
 }
 
 int main(void) {
@@ -227,6 +298,8 @@ int main(void) {
         full_disk();
         file_limit();
         gone();
+        held();
+        full_when_torn();
         char command[128];
         snprintf(command, sizeof command, "rm -rf %s", dir);
         (void) !system(command);

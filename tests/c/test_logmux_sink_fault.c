@@ -51,7 +51,7 @@ static ssize_t fault_write(int fd, const void *p, size_t n) {
 #undef access
 #include <dirent.h>
 
-static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[PC_LINE_MAX + 2000];
+static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[PC_LINE_MAX + 2 * 4096];
 
 static int fds(void) {
         int n = 0;
@@ -63,22 +63,29 @@ static int fds(void) {
 }
 
 enum { BATCHES = 12, PER_BATCH = 25, LINE = 8 };
+enum kind { PLAIN, ROTATED, HELD, KINDS }; /* HELD: more is always to come */
 
-/* One life of a log: 300 lines in batches, a file for about each 40 of them, asked to reopen twice. False when opening
- * failed. */
-static bool live(struct pc_sink *s, bool rotate) {
+static int batches(enum kind kind) {
+        return kind == HELD ? 5 * BATCHES : BATCHES;
+}
+
+/* One life of a log: 300 lines in batches, 1500 where they are held; rotated, a file for about each 40 of them, asked to
+ * reopen twice. False when opening failed. */
+static bool live(struct pc_sink *s, enum kind kind) {
+        bool rotate = kind == ROTATED;
         struct pc_sink_limits limits = {
             .size_max = rotate ? 40 * (PC_HEAD_LEN + LINE) : 0, .rotate = rotate, .keep = 1000};
         struct pc_err err;
         char head[PC_HEAD_LEN], text[PER_BATCH * LINE + 1];
         pc_head(head, 1767323045, 6, 0, PC_STDOUT);
-        if (pc_sink_open(s, path, &limits, &err) < 0)
+        if (pc_sink_open(s, path, &limits, work, sizeof work, &err) < 0)
                 return false;
-        for (int b = 0; b < BATCHES; b++) {
+        for (int b = 0; b < batches(kind); b++) {
                 size_t used = 0;
                 for (int i = 0; i < PER_BATCH; i++)
                         (void) snprintf(text + i * LINE, LINE + 1, "%07d\n", b * PER_BATCH + i);
-                (void) pc_sink_put(s, head, text, PER_BATCH * LINE, false, work, sizeof work, &used, &err);
+                (void) pc_sink_put(s, head, text, PER_BATCH * LINE, kind == HELD ? PC_PUT_MORE : PC_PUT_LINES, &used,
+                                   &err);
                 if (used != PER_BATCH * LINE)
                         return false;
                 if (rotate && (b == 3 || b == 8))
@@ -139,7 +146,7 @@ static int leftovers(void) {
 
 enum loss { NONE, COUNTED, ANY }; /* COUNTED: lines may be missing, as many as were counted at most */
 
-static void every_call(const char *text, bool rotate, int code, int times, enum loss loss) {
+static void every_call(const char *text, enum kind kind, int code, int times, enum loss loss) {
         bool good = true;
         int n = 1, lives = 0, before = fds();
         for (; n < 2000 && good; n++) {
@@ -148,13 +155,13 @@ static void every_call(const char *text, bool rotate, int code, int times, enum 
                 fault.times = times;
                 fault.code = code;
                 fault.seen = fault.hits = 0;
-                bool lived = live(&s, rotate);
+                bool lived = live(&s, kind);
                 uint64_t dropped = s.dropped;
                 bool met = fault.hits > 0;
                 fault.at = 1 << 30;
                 pc_sink_close(&s);
                 int lines = read_all();
-                int missing = lived ? BATCHES * PER_BATCH - lines : 0;
+                int missing = lived ? batches(kind) * PER_BATCH - lines : 0;
                 lives += lived;
                 good = lines >= 0 && fds() == before && leftovers() == 0 && missing >= 0 &&
                        (loss == NONE      ? missing == 0 && dropped == 0
@@ -171,19 +178,20 @@ static void every_call(const char *text, bool rotate, int code, int times, enum 
 }
 
 int main(void) {
+        static const char *const names[] = {"one file", "rotated", "held"};
         if (!mkdtemp(dir))
                 return 1;
         (void) snprintf(path, sizeof path, "%s/log", dir);
-        for (int rotate = 0; rotate < 2; rotate++) {
-                printf("# %s\n", rotate ? "rotated" : "one file");
-                every_call("no space, once", rotate, ENOSPC, 1, COUNTED);
-                every_call("no space, for a while", rotate, ENOSPC, 9, rotate ? ANY : COUNTED);
-                every_call("an I/O error", rotate, EIO, 1, COUNTED);
-                every_call("quota, for good", rotate, EDQUOT, 1 << 20, rotate ? ANY : COUNTED);
-                every_call("no descriptors", rotate, EMFILE, 1, COUNTED);
-                every_call("interrupted, once", rotate, EINTR, 1, NONE);
-                every_call("one byte at a time, often", rotate, 0, 60, NONE);
-                every_call("halves", rotate, -1, 5, NONE);
+        for (enum kind kind = PLAIN; kind < KINDS; kind++) {
+                printf("# %s\n", names[kind]);
+                every_call("no space, once", kind, ENOSPC, 1, COUNTED);
+                every_call("no space, for a while", kind, ENOSPC, 9, kind == ROTATED ? ANY : COUNTED);
+                every_call("an I/O error", kind, EIO, 1, COUNTED);
+                every_call("quota, for good", kind, EDQUOT, 1 << 20, kind == ROTATED ? ANY : COUNTED);
+                every_call("no descriptors", kind, EMFILE, 1, COUNTED);
+                every_call("interrupted, once", kind, EINTR, 1, NONE);
+                every_call("one byte at a time, often", kind, 0, 60, NONE);
+                every_call("halves", kind, -1, 5, NONE);
         }
         ok(rmdir(dir) == 0, "cleaned up");
         return done_testing();
