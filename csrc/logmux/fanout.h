@@ -12,7 +12,7 @@
 
 #define PC_PACKET_MAX 8192
 #define PC_BACKLOG (4u << 20)
-#define PC_FAN_BATCH (160u << 10) /* the most that the owner pushes between two looks at pc_fan_full */
+#define PC_FAN_BATCH (384u << 10) /* the most that the owner pushes between two looks at pc_fan_full */
 #define PC_CLIENTS_MAX 64
 
 struct pc_client {

@@ -13,7 +13,8 @@
 #define COOL_MS 200   /* buffers go back to the kernel after so long without output */
 #define STALL_MS 2000 /* an attached client with a full backlog has so long to take half of it */
 #define PIPE_PLAIN (64u << 10)
-#define PIPE_GROWN (256u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
+#define PIPE_GROWN (512u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
+#define GULP (128u << 10) /* read at once from a writer that keeps up: what is copied again is still in the cache */
 #define FLOOD (4u << 20)
 #define NAP_MIN 40000   /* ns */
 #define NAP_MAX 4000000 /* ns; the most that a log line is late */
@@ -109,10 +110,12 @@ static ssize_t take(struct pc_mon *m, int which) {
         ssize_t n;
         if (m->relay[0] >= 0 && in->nap > 0) /* large writes come when the reader is done, not meanwhile */
                 n = take_by_relay(m, in);
-        else
+        else {
+                size_t room = PC_STREAM_CAP - in->len, want = in->nap == 0 && room > GULP ? GULP : room;
                 do
-                        n = read(in->fd, in->buf + in->len, PC_STREAM_CAP - in->len);
+                        n = read(in->fd, in->buf + in->len, want);
                 while (n < 0 && errno == EINTR);
+        }
         if (n < 0)
                 return errno == EIO && in->tty ? -EAGAIN : -errno; /* EIO: nobody has the terminal open */
         if (n == 0)
@@ -140,8 +143,8 @@ static void check_stall(struct pc_mon *m) {
  * there every single write would run epoll's callback, at the writer's cost. */
 static int64_t nap_length(struct pc_mon *m, struct pc_stream_in *in, int64_t now, size_t n) {
         int64_t gap = now - in->last;
-        size_t small = in->grown ? PIPE_GROWN / 4 : PIPE_PLAIN / 4,
-               full = in->grown ? PC_STREAM_CAP - PIPE_PLAIN / 4 : PIPE_PLAIN / 8 * 5;
+        size_t small = !in->grown ? PIPE_PLAIN / 4 : in->nap > 0 ? PIPE_GROWN / 4 : GULP / 2,
+               full = !in->grown ? PIPE_PLAIN / 8 * 5 : PC_STREAM_CAP - PIPE_PLAIN / 4;
         in->last = now;
         in->flood += n;
         if (in->tty || gap > NAP_HOT) {
@@ -181,7 +184,7 @@ void pc_stream_event(struct pc_mon *m, int which) {
                  * into the report and not before the user's eyes. */
                 if (!m->hold || in->len == PC_STREAM_CAP) {
                         pc_stream_show(m, which);
-                        bool flood = in->nap > 0 || (in->grown && n >= (ssize_t) PIPE_GROWN / 4);
+                        bool flood = in->nap > 0 || (in->grown && n >= GULP / 2);
                         pc_stream_emit(m, which, flood ? PC_PUT_MORE : PC_PUT_LINES);
                 }
                 if (m->fan.open > 0)
