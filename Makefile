@@ -13,7 +13,7 @@ srcs = $(wildcard $(shell sed -n 's,^// SRC:,,p' $(1)))
 libs = $(shell sed -n 's,^// LIBS:,,p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug proto lint format types test ctest fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist dist-check vm house clean check
+.PHONY: help build debug proto lint format types test ctest race fuzz cross system crash-points share-soak kill-points soak bench bench-peers demo dist dist-check vm house clean check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,15 @@ ctest: $(CTESTS) ## C unit tests under AddressSanitizer and UBSan
 	@for t in $(CTESTS); do echo "# $$t"; ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; echo "FAILED: $$t"; exit 1; }; \
 	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
 
+build/race/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.h)
+	@mkdir -p $(@D)
+	clang $(CWARN) -fsanitize=thread -g -O1 -D_GNU_SOURCE=1 -DPC_DEBUG=1 -Icsrc $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
+
+# ThreadSanitizer wants its addresses where this kernel may put others
+race: build/race/test_untar_run build/race/test_untar_filler ## C tests with threads under ThreadSanitizer
+	@for t in $^; do echo "# $$t"; setarch -R ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; exit 1; }; \
+	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
+
 build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/fuzz/*.h)
 	@mkdir -p $(@D)
 	clang -fsanitize=fuzzer $(CTEST_FLAGS) -Wno-unused-function $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
@@ -111,7 +120,7 @@ vm: ## the same on a production-like node in qemu: systemd, cgroup v2, AppArmor 
 house: ## what exceeds the house's signal sizes, largest first
 	@$(PYTHON) tests/test_house.py
 
-check: build lint types ctest test dist-check system ## everything that CI runs
+check: build lint types ctest race test dist-check system ## everything that CI runs
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info pycrio/_native/*.so pycrio/_native/bin

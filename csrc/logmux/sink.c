@@ -141,8 +141,8 @@ static size_t untear(struct pc_sink *s, const char *buf, size_t done) {
         return whole;
 }
 
-/* Write the first n bytes of work, and hold the rest of the filled ones. Returns the errno that stopped it: then nothing
- * is held. */
+/* Write the first n bytes of work, and hold the rest of the filled ones. Returns the errno that stopped it: then
+ * nothing is held. */
 static int append(struct pc_sink *s, size_t n, size_t filled) {
         const char *buf = s->work;
         size_t done = 0;

@@ -22,7 +22,7 @@ struct pc_sink {
         size_t cap;   /* of work */
         size_t block; /* writes end at multiples of it while more is to come, 0: never */
         size_t held;
-        size_t torn; /* bytes in the file of the line that held continues */
+        size_t torn;     /* bytes in the file of the line that held continues */
         int64_t written; /* in this file */
         int64_t total;
         uint64_t dropped; /* input bytes lost to errors or to total_max, at most */

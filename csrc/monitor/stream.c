@@ -143,7 +143,9 @@ static void check_stall(struct pc_mon *m) {
  * there every single write would run epoll's callback, at the writer's cost. */
 static int64_t nap_length(struct pc_mon *m, struct pc_stream_in *in, int64_t now, size_t n) {
         int64_t gap = now - in->last;
-        size_t small = !in->grown ? PIPE_PLAIN / 4 : in->nap > 0 ? PIPE_GROWN / 4 : GULP / 2,
+        size_t small = !in->grown    ? PIPE_PLAIN / 4
+                       : in->nap > 0 ? PIPE_GROWN / 4
+                                     : GULP / 2,
                full = !in->grown ? PIPE_PLAIN / 8 * 5 : PC_STREAM_CAP - PIPE_PLAIN / 4;
         in->last = now;
         in->flood += n;

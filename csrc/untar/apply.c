@@ -2,6 +2,7 @@
 #include "common/fd.h"
 #include "common/io.h"
 #include "untar/dirs.h"
+#include "untar/filler.h"
 #include "untar/meta.h"
 #include "untar/names.h"
 #include <fcntl.h>
@@ -11,10 +12,13 @@
 
 struct pc_apply {
         struct pc_dirs *dirs;
+        struct pc_filler *filler;
         struct pc_meta meta;
         uid_t root_uid;
         gid_t root_gid;
-        int fd;          /* the regular file being written */
+        int fd; /* the regular file being written */
+        dev_t dir_dev;
+        ino_t dir_ino;
         bool inherits;   /* of its directory */
         bool positioned; /* a hole was left: size must be set at the end */
         bool keep_root, root_seen, lost;
@@ -35,7 +39,8 @@ int pc_apply_map(const struct pc_idmap *map, size_t n, int64_t id, uint32_t *ret
         return 0;
 }
 
-struct pc_apply *pc_apply_new(const struct pc_untar_opts *opts, bool exact_umask, struct pc_err *reterr) {
+struct pc_apply *pc_apply_new(const struct pc_untar_opts *opts, bool exact_umask, struct pc_filler *filler,
+                              struct pc_err *reterr) {
         uint32_t uid, gid;
         if (pc_apply_map(opts->uid_map, opts->n_uid_map, 0, &uid, reterr) < 0 ||
             pc_apply_map(opts->gid_map, opts->n_gid_map, 0, &gid, reterr) < 0)
@@ -46,6 +51,7 @@ struct pc_apply *pc_apply_new(const struct pc_untar_opts *opts, bool exact_umask
                 return NULL;
         }
         a->fd = -1;
+        a->filler = filler;
         a->keep_root = opts->keep_root;
         pc_meta_init(&a->meta, opts->target_fd, exact_umask);
         a->dirs = pc_dirs_new(opts->target_fd, uid, gid, opts->userxattr, reterr);
@@ -64,14 +70,23 @@ void pc_apply_free(struct pc_apply *a) {
         free(a);
 }
 
+/* Files that are filled meanwhile are to be finished before anybody looks at them. */
+static int settle(struct pc_apply *a, struct pc_err *reterr) {
+        int r = a->filler ? pc_filler_settle(a->filler) : 0;
+        return r < 0 ? pc_fail(reterr, r, "fill files", NULL) : 0;
+}
+
 /* What stands in the way of a new entry goes, whole; the cache may hold directories below it. 1: it was an entry. */
 static int make_room(struct pc_apply *a, const char *name, struct pc_dir **dir, struct pc_err *reterr) {
         const char *base;
         struct stat st;
         size_t len = pc_name_split(name, &base);
+        int r = settle(a, reterr);
+        if (r < 0)
+                return r;
         if (fstatat((*dir)->fd, base, &st, AT_SYMLINK_NOFOLLOW) < 0)
                 return pc_fail_errno(reterr, "stat entry", name);
-        int r = pc_dirs_flush(a->dirs, reterr);
+        r = pc_dirs_flush(a->dirs, reterr);
         if (r == 0)
                 r = pc_dirs_get(a->dirs, name, len, PC_DIRS_EXISTING, dir, reterr);
         if (r < 0)
@@ -190,6 +205,8 @@ static int hard_link(struct pc_apply *a, const struct pc_entry *e, struct pc_err
                 r = pc_dirs_get(a->dirs, e->link, len, PC_DIRS_EXISTING, &from, reterr);
                 if (r < 0)
                         return pc_fail(reterr, r, "hard link target", e->link);
+                if (a->filler && pc_filler_has(a->filler, from->dev, from->ino, old) && (r = settle(a, reterr)) < 0)
+                        return r;
                 if (linkat(from->fd, old, dir->fd, base, 0) == 0)
                         break;
                 if (errno != EEXIST || before > 0)
@@ -233,6 +250,11 @@ int pc_apply_begin(struct pc_apply *a, const struct pc_entry *e, struct pc_err *
         if (r < 0)
                 return r;
         a->fd = openat(dir->fd, base, flags, e->mode);
+        if (a->fd < 0 && errno == EMFILE && a->filler) { /* it holds some */
+                if ((r = settle(a, reterr)) < 0)
+                        return r;
+                a->fd = openat(dir->fd, base, flags, e->mode);
+        }
         if (a->fd < 0 && errno == EEXIST) {
                 before = make_room(a, e->name, &dir, reterr);
                 if (before < 0)
@@ -242,8 +264,20 @@ int pc_apply_begin(struct pc_apply *a, const struct pc_entry *e, struct pc_err *
         if (a->fd < 0)
                 return pc_fail_errno(reterr, "create file", e->name);
         a->inherits = dir->inherits;
+        a->dir_dev = dir->dev;
+        a->dir_ino = dir->ino;
         a->positioned = false;
         return before == 1;
+}
+
+int pc_apply_give(struct pc_apply *a, const struct pc_entry *e, uint64_t at, uint64_t size, struct pc_err *reterr) {
+        if (!a->filler || e->n_xattrs > 0) /* attributes point into headers, and are only set here */
+                return 0;
+        struct pc_unfilled u = {.fd = steal_fd(&a->fd), .at = at, .size = size, .dev = a->dir_dev, .ino = a->dir_ino};
+        u.odd = a->inherits || a->meta.inexact || a->meta.default_acls;
+        (void) pc_name_split(e->name, &u.base);
+        int r = pc_filler_give(a->filler, &u, e);
+        return r < 0 ? pc_fail(reterr, r, "fill file", e->name) : 1;
 }
 
 int pc_apply_write(struct pc_apply *a, const uint8_t *p, size_t n, struct pc_err *reterr) {

@@ -17,9 +17,11 @@ struct pc_entry {
 };
 
 struct pc_apply;
+struct pc_filler;
 
-/* exact_umask: the calling thread has umask 0, so that new files get the mode they ask for. */
-struct pc_apply *pc_apply_new(const struct pc_untar_opts *opts, bool exact_umask, struct pc_err *reterr);
+/* exact_umask: the calling thread has umask 0, so that new files get the mode they ask for. filler may be NULL. */
+struct pc_apply *pc_apply_new(const struct pc_untar_opts *opts, bool exact_umask, struct pc_filler *filler,
+                              struct pc_err *reterr);
 void pc_apply_free(struct pc_apply *a);
 /* Map an id of the archive; -EOVERFLOW when no map holds it. */
 int pc_apply_map(const struct pc_idmap *map, size_t n, int64_t id, uint32_t *ret, struct pc_err *reterr);
@@ -31,6 +33,10 @@ int pc_apply_begin(struct pc_apply *a, const struct pc_entry *e, struct pc_err *
 int pc_apply_write(struct pc_apply *a, const uint8_t *p, size_t n, struct pc_err *reterr);
 int pc_apply_seek(struct pc_apply *a, int64_t offset, struct pc_err *reterr);
 int pc_apply_end(struct pc_apply *a, const struct pc_entry *e, int64_t size, struct pc_err *reterr);
+
+/* Instead of write and end: the filler will do it, with size bytes at this position of the tar. 1 when it was given,
+ * 0 when it is the caller's still. */
+int pc_apply_give(struct pc_apply *a, const struct pc_entry *e, uint64_t at, uint64_t size, struct pc_err *reterr);
 
 int pc_apply_whiteout(struct pc_apply *a, const struct pc_entry *e, const char *hidden, struct pc_err *reterr);
 int pc_apply_opaque(struct pc_apply *a, const struct pc_entry *e, struct pc_err *reterr);

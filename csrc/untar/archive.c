@@ -2,6 +2,7 @@
 #include "common/fd.h"
 #include "untar/apply.h"
 #include "untar/cursor.h"
+#include "untar/filler.h"
 #include "untar/header.h"
 #include "untar/idset.h"
 #include "untar/names.h"
@@ -303,9 +304,11 @@ static int copy(struct reader *r, int64_t n, bool file, bool keep, uint64_t *crc
 
 static int file(struct reader *r, const struct member *m, const struct pc_entry *e, struct pc_err *reterr) {
         uint64_t crc = 0;
-        int before = pc_apply_begin(r->apply, e, reterr), x = before < 0 ? before : 0;
+        int before = pc_apply_begin(r->apply, e, reterr), x = before < 0 ? before : 0, given = 0;
         if (!m->sparse && x == 0)
-                x = copy(r, m->stored, true, before == 1, &crc, reterr);
+                x = given = pc_apply_give(r->apply, e, r->in.at, (uint64_t) m->stored, reterr);
+        if (!m->sparse && x >= 0)
+                x = copy(r, m->stored, !given, before == 1, &crc, reterr);
         for (size_t i = 0; x == 0 && m->sparse && i < m->regions.n; i++) {
                 x = pc_apply_seek(r->apply, m->regions.v[i].offset, reterr);
                 if (x == 0)
@@ -313,7 +316,7 @@ static int file(struct reader *r, const struct member *m, const struct pc_entry 
         }
         if (x == 0 && m->sparse)
                 x = pc_apply_seek(r->apply, m->size, reterr);
-        if (x == 0)
+        if (x == 0 && !given)
                 x = pc_apply_end(r->apply, e, m->size, reterr);
         if (x < 0 || !r->a->split)
                 return x;
@@ -395,6 +398,10 @@ static int run(struct reader *r, struct pc_err *reterr) {
         }
 }
 
+static int pass(void *filler, uint64_t at) {
+        return pc_filler_pass(filler, at);
+}
+
 int pc_archive_run(struct pc_archive *a, struct pc_err *reterr) {
         struct pc_err own;
         struct reader *r = calloc(1, sizeof *r);
@@ -404,7 +411,11 @@ int pc_archive_run(struct pc_archive *a, struct pc_err *reterr) {
                 return pc_fail(reterr, ENOMEM, "unpack", NULL);
         r->a = a;
         r->in = (struct pc_cursor){.ring = a->tar, .reader = a->reader};
-        r->apply = pc_apply_new(a->opts, a->exact_umask, reterr);
+        if (a->filler) {
+                r->in.border = pass;
+                r->in.arg = a->filler;
+        }
+        r->apply = pc_apply_new(a->opts, a->exact_umask, a->filler, reterr);
         int e = r->apply ? run(r, reterr) : -reterr->code;
         if (e == 0)
                 e = trailer(r, reterr);

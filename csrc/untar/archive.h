@@ -5,13 +5,15 @@
 #include "untar/untar.h"
 
 struct pc_idset;
+struct pc_filler;
 
 struct pc_archive {
         const struct pc_untar_opts *opts;
         const struct pc_untar_limits *limits; /* no zeros in it */
         struct pc_ring *tar;
         unsigned reader;
-        struct pc_split *split; /* may be NULL */
+        struct pc_split *split;   /* may be NULL */
+        struct pc_filler *filler; /* may be NULL: files are filled where they are made */
         bool exact_umask;
         /* results */
         uint64_t entries, xattrs_skipped;

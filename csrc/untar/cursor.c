@@ -3,6 +3,9 @@
 
 ssize_t pc_cursor_span(struct pc_cursor *c, size_t max, const uint8_t **ret) {
         if (c->left == 0) {
+                int e = c->border ? c->border(c->arg, c->at) : 0;
+                if (e < 0)
+                        return e;
                 if (c->held)
                         pc_ring_release(c->ring, c->reader);
                 c->held = false;
@@ -15,6 +18,7 @@ ssize_t pc_cursor_span(struct pc_cursor *c, size_t max, const uint8_t **ret) {
         *ret = c->p;
         c->p += n;
         c->left -= n;
+        c->at += n;
         return (ssize_t) n;
 }
 

@@ -8,7 +8,12 @@ struct pc_cursor {
         unsigned reader;
         const uint8_t *p;
         size_t left;
-        bool held; /* a block is peeked */
+        bool held;   /* a block is peeked */
+        uint64_t at; /* bytes taken */
+        /* May be NULL: called with at before a block is released and the next one awaited; negative ends the reading.
+         */
+        int (*border)(void *arg, uint64_t at);
+        void *arg;
 };
 
 /* Up to max bytes in place: count, 0 at the end, or negative. */

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PC_RING_READERS = 2 };
+enum { PC_RING_READERS = 3 };
 
 struct pc_ring;
 

@@ -2,6 +2,7 @@
 #include "common/fd.h"
 #include "untar/archive.h"
 #include "untar/codec.h"
+#include "untar/filler.h"
 #include "untar/idset.h"
 #include <openssl/evp.h>
 #include <poll.h>
@@ -23,7 +24,7 @@ enum {
         TEXT_BLOCKS = 4,
         TEXT_SIZE = 64 << 10,
         STACK = 512 << 10,
-        STAGES = 5,
+        STAGES = 6,
 };
 
 struct job {
@@ -31,6 +32,7 @@ struct job {
         struct pc_ring *in, *tar, *text;
         int wake, done; /* eventfds: tells the source to give up; tells the caller that the last stage ended */
         struct pc_archive archive;
+        struct pc_filler *filler;
         pthread_mutex_t lock;
         bool failed;
         struct pc_err err; /* the first one */
@@ -69,6 +71,7 @@ static void fail(struct job *j, const struct pc_err *err) {
         pc_ring_abort(j->in);
         pc_ring_abort(j->tar);
         pc_ring_abort(j->text);
+        pc_filler_abort(j->filler);
         wake(j->wake);
 }
 
@@ -255,14 +258,21 @@ static int digest(struct job *j, struct pc_err *reterr) {
         return EVP_DigestFinal_ex(h, j->diff_sha, NULL) ? 0 : pc_fail(reterr, EIO, "sha256", NULL);
 }
 
-/* ---- stage 4: entries; stage 5: tar-split ---- */
+/* ---- stage 4: entries; stage 5: content of files; stage 6: tar-split ---- */
 
 static int entries(struct job *j, struct pc_err *reterr) {
         /* A umask of this thread's own, so that new files have their mode from the start. */
         j->archive.exact_umask = unshare(CLONE_FS) == 0;
         if (j->archive.exact_umask)
                 (void) umask(0);
-        return pc_archive_run(&j->archive, reterr);
+        int r = pc_archive_run(&j->archive, reterr);
+        if (r == 0)
+                pc_filler_end(j->filler);
+        return r;
+}
+
+static int content(struct job *j, struct pc_err *reterr) {
+        return pc_filler_run(j->filler, reterr);
 }
 
 static int pack(struct job *j, struct pc_err *reterr) {
@@ -291,6 +301,7 @@ static void set_limits(struct pc_untar_limits *l) {
 }
 
 static void job_free(struct job *j) {
+        pc_filler_free(j->filler);
         pc_ring_free(j->in);
         pc_ring_free(j->tar);
         pc_ring_free(j->text);
@@ -313,7 +324,8 @@ static struct job *job_new(const struct pc_untar_opts *opts, struct pc_err *rete
         j->opts = *opts;
         set_limits(&j->opts.limits);
         j->in = pc_ring_new(IN_BLOCKS, IN_SIZE, 1);
-        j->tar = pc_ring_new(TAR_BLOCKS, TAR_SIZE, 2);
+        j->tar = pc_ring_new(TAR_BLOCKS, TAR_SIZE, PC_RING_READERS);
+        j->filler = j->tar ? pc_filler_new(j->tar, 2) : NULL;
         j->text = pc_ring_new(TEXT_BLOCKS, TEXT_SIZE, 1);
         j->wake = eventfd(0, EFD_CLOEXEC);
         j->done = eventfd(0, EFD_CLOEXEC);
@@ -322,11 +334,12 @@ static struct job *job_new(const struct pc_untar_opts *opts, struct pc_err *rete
                                          .limits = &j->opts.limits,
                                          .tar = j->tar,
                                          .reader = 1,
+                                         .filler = j->filler,
                                          .split = opts->split_fd >= 0 && j->text ? pc_split_new(j->text) : NULL,
                                          .uids = pc_idset_new(),
                                          .gids = pc_idset_new()};
-        if (j->in && j->tar && j->text && j->wake >= 0 && j->done >= 0 && j->archive.uids && j->archive.gids &&
-            (opts->split_fd < 0 || j->archive.split))
+        if (j->in && j->tar && j->filler && j->text && j->wake >= 0 && j->done >= 0 && j->archive.uids &&
+            j->archive.gids && (opts->split_fd < 0 || j->archive.split))
                 return j;
         job_free(j);
         (void) pc_fail(reterr, code, "unpack", NULL);
@@ -351,11 +364,10 @@ static void supervise(struct job *j) {
 }
 
 static void run_stages(struct job *j) {
-        struct stage stages[STAGES] = {{.job = j, .name = "untar-source", .run = source},
-                                       {.job = j, .name = "untar-inflate", .run = decompress},
-                                       {.job = j, .name = "untar-digest", .run = digest},
-                                       {.job = j, .name = "untar-apply", .run = entries},
-                                       {.job = j, .name = "untar-split", .run = pack}};
+        struct stage stages[STAGES] = {
+            {.job = j, .name = "untar-source", .run = source}, {.job = j, .name = "untar-inflate", .run = decompress},
+            {.job = j, .name = "untar-digest", .run = digest}, {.job = j, .name = "untar-apply", .run = entries},
+            {.job = j, .name = "untar-fill", .run = content},  {.job = j, .name = "untar-split", .run = pack}};
         int n = j->opts.split_fd >= 0 ? STAGES : STAGES - 1, started = 0;
         sigset_t all, old;
         pthread_attr_t attr;

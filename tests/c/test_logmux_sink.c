@@ -103,7 +103,8 @@ static void size_limit(void) {
         struct pc_sink s;
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("small"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 10, &err) == 0 && whole(at("small"), 0) == 10,
+        ok(pc_sink_open(&s, at("small"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 10, &err) == 0 &&
+               whole(at("small"), 0) == 10,
            "a file is filled to the byte");
         ok(put(&s, 10, 1, &err) == 0 && whole(at("small"), 10) == 1, "the next line replaces it");
         ok(put(&s, 11, 1000, &err) == 0, "1000 lines at once");
@@ -124,7 +125,8 @@ static void rotation(void) {
         char names[4][8] = {"rot", "rot.1", "rot.2", "rot.3"};
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN, .rotate = true, .keep = 2};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("rot"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 35, &err) == 0, "35 lines, 10 per file, 2 kept");
+        ok(pc_sink_open(&s, at("rot"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 35, &err) == 0,
+           "35 lines, 10 per file, 2 kept");
         ok(whole(at(names[0]), 30) == 5 && whole(at(names[1]), 20) == 10 && whole(at(names[2]), 10) == 10 &&
                access(at(names[3]), F_OK) < 0,
            "the youngest 25 lines are there, in order, in three files");
@@ -136,13 +138,14 @@ static void rotation(void) {
         const char *allow[] = {"/nonexistent", at("in")};
         l.allow = allow;
         l.nallow = 2;
-        ok(pc_sink_open(&s, at("in/a"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("in/a.1"), 0) == 10,
+        ok(pc_sink_open(&s, at("in/a"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 &&
+               whole(at("in/a.1"), 0) == 10,
            "rotation inside an allowed directory");
         pc_sink_close(&s);
         char through[128];
         snprintf(through, sizeof through, "%s/in/link/a", dir);
-        ok(pc_sink_open(&s, through, &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 && whole(at("out/a"), 0) == 15 &&
-               access(at("out/a.1"), F_OK) < 0,
+        ok(pc_sink_open(&s, through, &l, work, sizeof work, &err) == 0 && put(&s, 0, 15, &err) == 0 &&
+               whole(at("out/a"), 0) == 15 && access(at("out/a.1"), F_OK) < 0,
            "not through a link that leads out of it: the log goes on in the same file");
         ok(pc_sink_reopen(&s, &err) == -EPERM, "and asked to, it says so");
         pc_sink_close(&s);
@@ -152,7 +155,8 @@ static void total_limit(void) {
         struct pc_sink s;
         struct pc_sink_limits l = {.total_max = 10 * LINE_LEN - 5};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("total"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 100, &err) == 0 && whole(at("total"), 0) == 10,
+        ok(pc_sink_open(&s, at("total"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 100, &err) == 0 &&
+               whole(at("total"), 0) == 10,
            "what begins below the total is written");
         ok(put(&s, 100, 50, &err) == 0 && whole(at("total"), 0) == 10 && s.dropped == (90 + 50) * 11,
            "the rest is dropped and counted");
@@ -204,7 +208,8 @@ static void gone(void) {
         struct pc_sink_limits l = {.size_max = 10 * LINE_LEN};
         struct pc_err err;
         mkdir(at("gone"), 0755);
-        ok(pc_sink_open(&s, at("gone/log"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 5, &err) == 0, "a log in a directory");
+        ok(pc_sink_open(&s, at("gone/log"), &l, work, sizeof work, &err) == 0 && put(&s, 0, 5, &err) == 0,
+           "a log in a directory");
         unlink(at("gone/log"));
         rmdir(at("gone"));
         ok(put(&s, 0, 1000, &err) == 0, "that goes away: lines are taken");
@@ -231,7 +236,8 @@ static void held(void) {
         struct pc_sink s;
         struct pc_sink_limits none = {0}, some = {.size_max = 1 << 20};
         struct pc_err err;
-        ok(pc_sink_open(&s, at("held"), &none, work, sizeof work, &err) == 0 && s.block == 16384, "a block for this room");
+        ok(pc_sink_open(&s, at("held"), &none, work, sizeof work, &err) == 0 && s.block == 16384,
+           "a block for this room");
         ok(put_as(&s, PC_PUT_MORE, 0, 100, &err) == 0 && size_of(at("held")) == 0 && s.held == 100 * LINE_LEN,
            "less than a block is held");
         ok(put_as(&s, PC_PUT_MORE, 100, 900, &err) == 0 && size_of(at("held")) == 3 * 16384 &&
@@ -278,7 +284,8 @@ static void full_when_torn(void) {
            "a line is begun");
         int fd = open(at("torn/other"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
         ok(fd >= 0 && write(fd, text, 65536) > 0 && close(fd) == 0, "others take the rest");
-        ok(pc_sink_flush(&s, &err) == -ENOSPC && s.held == 0 && s.torn == 0 && s.dropped > 0, "its end cannot be written");
+        ok(pc_sink_flush(&s, &err) == -ENOSPC && s.held == 0 && s.torn == 0 && s.dropped > 0,
+           "its end cannot be written");
         int n = whole(at("torn/log"), 0);
         ok(n == 49152 / LINE_LEN && s.written == n * LINE_LEN, "so its beginning goes as well");
         ok(s.dropped >= (uint64_t) (1100 - n) * 11, "the loss is counted");

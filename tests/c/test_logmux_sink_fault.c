@@ -69,8 +69,8 @@ static int batches(enum kind kind) {
         return kind == HELD ? 5 * BATCHES : BATCHES;
 }
 
-/* One life of a log: 300 lines in batches, 1500 where they are held; rotated, a file for about each 40 of them, asked to
- * reopen twice. False when opening failed. */
+/* One life of a log: 300 lines in batches, 1500 where they are held; rotated, a file for about each 40 of them, asked
+ * to reopen twice. False when opening failed. */
 static bool live(struct pc_sink *s, enum kind kind) {
         bool rotate = kind == ROTATED;
         struct pc_sink_limits limits = {

@@ -2,8 +2,9 @@
 // LIBS: -lisal -lzstd -lcrypto -lbz2 -llzma
 /* Whole layers: any bytes through the decoder and the archive reader onto a directory, then back to the tar.
  *
- * The first byte holds switches: 1 repairs header checksums, 2 leaves the root alone, 4 the input is compressed.
- * Checked: nothing appears or changes beside the target, and metadata that claims to be complete gives the tar back. */
+ * The first byte holds switches: 1 repairs header checksums, 2 leaves the root alone, 4 the input is compressed, 8 once
+ * more with a filler beside. Checked: nothing appears or changes beside the target, metadata that claims to be complete
+ * gives the tar back, and with a filler or without the tree is the same. */
 #include "common/fd.h"
 #include "common/io.h"
 #include "common/path.h"
@@ -11,10 +12,12 @@
 #include "untar/archive.h"
 #include "untar/codec.h"
 #include "untar/dirs.h"
+#include "untar/filler.h"
 #include "untar/header.h"
 #include "untar/idset.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,14 +131,79 @@ static void give_back(int split, int target, const uint8_t *tar, size_t n) {
         (void) munmap(again, n);
 }
 
-static void unpack(const uint8_t *tar, size_t n, bool keep_root) {
+static uint64_t mix(uint64_t sum, const void *p, size_t n) {
+        for (size_t i = 0; i < n; i++)
+                sum = (sum ^ ((const uint8_t *) p)[i]) * UINT64_C(1099511628211);
+        return sum;
+}
+
+/* A sum of everything about an entry, and of what is below it in any order. */
+static uint64_t state(int at, const char *name, int depth) {
+        struct stat st;
+        check(fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && depth < 500);
+        bool file = S_ISREG(st.st_mode); /* others may have the time of their making */
+        uint64_t about[] = {st.st_mode,
+                            st.st_uid,
+                            st.st_gid,
+                            st.st_rdev,
+                            st.st_nlink,
+                            S_ISDIR(st.st_mode) ? 0 : (uint64_t) st.st_size,
+                            file ? (uint64_t) st.st_atim.tv_sec : 0,
+                            file ? (uint64_t) st.st_atim.tv_nsec : 0,
+                            file ? (uint64_t) st.st_mtim.tv_sec : 0,
+                            file ? (uint64_t) st.st_mtim.tv_nsec : 0};
+        uint64_t sum = mix(mix(UINT64_C(14695981039346656037), name, strlen(name)), about, sizeof about);
+        char buf[4096];
+        ssize_t n;
+        if (S_ISLNK(st.st_mode) && (n = readlinkat(at, name, buf, sizeof buf)) > 0)
+                return mix(sum, buf, (size_t) n);
+        if (!file && !S_ISDIR(st.st_mode))
+                return sum;
+        int fd = openat(at, name, O_RDONLY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC);
+        check(fd >= 0);
+        if (file) {
+                /* What a sparse file does not have would take minutes to read. */
+                for (off_t from = 0, to; (from = lseek(fd, from, SEEK_DATA)) >= 0; from = to) {
+                        to = lseek(fd, from, SEEK_HOLE);
+                        for (off_t o = from; o < to && (n = pread(fd, buf, sizeof buf, o)) > 0; o += n)
+                                sum = mix(sum, buf, (size_t) n);
+                }
+                (void) close(fd);
+                return sum;
+        }
+        DIR *d = fdopendir(fd);
+        check(d != NULL);
+        for (struct dirent *e; (e = readdir(d));)
+                if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                        sum += state(fd, e->d_name, depth + 1);
+        (void) closedir(d);
+        return sum;
+}
+
+struct fill {
+        struct pc_filler *filler;
+        int result;
+        struct pc_err err;
+};
+
+static void *fill(void *arg) {
+        struct fill *f = arg;
+        f->result = pc_filler_run(f->filler, &f->err);
+        if (f->result < 0) /* as its owner does, who tells everybody */
+                pc_filler_abort(f->filler);
+        return NULL;
+}
+
+/* 0 or the error; *ret_state of a whole tree. */
+static int unpack(const uint8_t *tar, size_t n, bool keep_root, bool beside, uint64_t *ret_state) {
         struct pc_err err = {0};
         check(mkdirat(base, "in", 0755) == 0);
         _cleanup_fd_ int target = openat(base, "in", O_RDONLY | O_DIRECTORY);
         struct pc_untar_opts opts = {.src_fd = -1, .target_fd = target, .cancel_fd = -1, .keep_root = keep_root};
         opts.limits = (struct pc_untar_limits){
             .entries = 500, .bytes = 1 << 20, .path = 4095, .depth = 64, .special = 64 << 10, .sparse = 64};
-        struct pc_ring *in = pc_ring_new(1 + (unsigned) (n / 3000), 4096, 1), *text = pc_ring_new(40, TEXT, 1);
+        struct pc_ring *in = pc_ring_new(1 + (unsigned) (n / 3000), 4096, beside ? 2 : 1),
+                       *text = pc_ring_new(40, TEXT, 1);
         check(in && text);
         for (size_t at = 0; at < n; at += 3000) { /* blocks that are no multiple of a tar block */
                 uint8_t *block;
@@ -145,16 +213,32 @@ static void unpack(const uint8_t *tar, size_t n, bool keep_root) {
                 pc_ring_publish(in, some);
         }
         pc_ring_end(in);
+        struct fill f = {.filler = beside ? pc_filler_new(in, 1) : NULL};
+        pthread_t thread;
+        check(!beside || (f.filler && pthread_create(&thread, NULL, fill, &f) == 0));
         struct pc_archive a = {.opts = &opts,
                                .limits = &opts.limits,
                                .tar = in,
                                .split = pc_split_new(text),
+                               .filler = f.filler,
                                .exact_umask = true,
                                .uids = pc_idset_new(),
                                .gids = pc_idset_new()};
         int r = pc_archive_run(&a, &err);
         check(r == 0 || (r < 0 && err.code == -r && err.step));
         check(a.entries <= 500);
+        if (beside) {
+                if (r == 0)
+                        pc_filler_end(f.filler);
+                else
+                        pc_filler_abort(f.filler);
+                (void) pthread_join(thread, NULL);
+                if (f.result < 0 && f.result != -ECANCELED && (r == 0 || r == -ECANCELED))
+                        r = f.result;
+        }
+        pc_filler_free(f.filler);
+        if (r == 0)
+                *ret_state = state(base, "in", 0);
         if (r == 0 && a.split_complete) {
                 _cleanup_fd_ int split = memfd_create("split", MFD_CLOEXEC);
                 check(pc_split_pack(text, split, &err) == 0);
@@ -165,6 +249,7 @@ static void unpack(const uint8_t *tar, size_t n, bool keep_root) {
         pc_idset_free(a.gids);
         pc_ring_free(in);
         pc_ring_free(text);
+        return r;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -184,9 +269,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         if (data[0] & 1)
                 repair(tar, n);
-        unpack(tar, n, data[0] & 2);
-        free(tar);
+        uint64_t one = 0, two = 0;
+        int r = unpack(tar, n, data[0] & 2, false, &one);
         check(pc_dirs_remove(base, "in", &err) == 0);
+        if (data[0] & 8) {
+                check(unpack(tar, n, data[0] & 2, true, &two) == r && one == two);
+                check(pc_dirs_remove(base, "in", &err) == 0);
+        }
+        free(tar);
         struct stat now;
         check(fstatat(base, "out/secret", &now, 0) == 0);
         check(now.st_nlink == 1 && now.st_ctim.tv_sec == outside.st_ctim.tv_sec &&
