@@ -102,6 +102,11 @@ static int place(struct pc_apply *a, const struct pc_entry *e, struct pc_dir **r
                  struct pc_err *reterr) {
         size_t len = pc_name_split(e->name, ret_base);
         int r = pc_dirs_get(a->dirs, e->name, len, PC_DIRS_CREATE, ret, reterr);
+        if (r == -EMFILE && a->filler) { /* it holds some descriptors */
+                if ((r = settle(a, reterr)) < 0)
+                        return r;
+                r = pc_dirs_get(a->dirs, e->name, len, PC_DIRS_CREATE, ret, reterr);
+        }
         if (r == 0)
                 (*ret)->dirty = true;
         return r;
@@ -250,7 +255,7 @@ int pc_apply_begin(struct pc_apply *a, const struct pc_entry *e, struct pc_err *
         if (r < 0)
                 return r;
         a->fd = openat(dir->fd, base, flags, e->mode);
-        if (a->fd < 0 && errno == EMFILE && a->filler) { /* it holds some */
+        if (a->fd < 0 && errno == EMFILE && a->filler) {
                 if ((r = settle(a, reterr)) < 0)
                         return r;
                 a->fd = openat(dir->fd, base, flags, e->mode);
