@@ -9,10 +9,10 @@
 #include "monitor/args.h"
 #include "monitor/parse.h"
 
-#define PC_STREAM_CAP PC_FAN_BATCH /* bytes read at once from one stream */
-#define PC_WORK_CAP PC_SINK_ROOM   /* framed bytes on their way into the log */
-#define PC_STDIN_CAP (32u << 10)   /* bytes taken at once from a client */
-#define PC_TEXT 8192               /* the most of a runtime's error text that is passed on */
+#define PC_STREAM_CAP (96u << 10) /* bytes read at once from one stream: still in the cache when they are framed */
+#define PC_WORK_CAP PC_SINK_ROOM  /* framed bytes on their way into the log */
+#define PC_STDIN_CAP (32u << 10)  /* bytes taken at once from a client */
+#define PC_TEXT 8192              /* the most of a runtime's error text that is passed on */
 
 struct pc_stream_in {
         int fd;
@@ -52,7 +52,8 @@ struct pc_mon {
         bool warm; /* buffers hold pages that an idle monitor gives back */
         int64_t tail_deadline, held_deadline, cool_deadline, stall_deadline, kill_deadline; /* monotonic ms, 0: none */
         bool stalled;
-        int relay[2]; /* a pipe of our own while output floods, see take() */
+        int relay[2];   /* a pipe of our own while output floods, see take() */
+        size_t relayed; /* bytes in it */
 
         struct pc_fan fan;
         struct pc_client *clients;

@@ -14,7 +14,7 @@
 #define STALL_MS 2000 /* an attached client with a full backlog has so long to take half of it */
 #define PIPE_PLAIN (64u << 10)
 #define PIPE_GROWN (512u << 10) /* while output floods; for all time it would eat up the user's pipe quota */
-#define GULP (128u << 10) /* read at once from a writer that keeps up: what is copied again is still in the cache */
+#define RELAYED PC_FAN_BATCH    /* taken at once from a grown pipe */
 #define FLOOD (4u << 20)
 #define NAP_MIN 40000   /* ns */
 #define NAP_MAX 4000000 /* ns; the most that a log line is late */
@@ -74,14 +74,25 @@ static void close_stream(struct pc_mon *m, struct pc_stream_in *in) {
         pc_closep(&in->fd);
 }
 
-/* A reader keeps the writer out of the pipe while it copies. Moving the pages to a pipe of our own takes a microsecond;
- * copied out of that they are in nobody's way. */
+/* A reader keeps the writer out of the pipe while it copies, and wakes it up at every read of a full one. Moving the
+ * pages to a pipe of our own takes a microsecond; from there they are copied in nobody's way, in parts that are still
+ * in the cache when they are framed and written. */
 static ssize_t take_by_relay(struct pc_mon *m, const struct pc_stream_in *in) {
         ssize_t n;
+        if (m->relayed == 0) {
+                do
+                        n = splice(in->fd, NULL, m->relay[1], NULL, RELAYED, SPLICE_F_NONBLOCK);
+                while (n < 0 && errno == EINTR);
+                if (n <= 0)
+                        return n;
+                m->relayed = (size_t) n;
+        }
+        size_t room = PC_STREAM_CAP - in->len;
         do
-                n = splice(in->fd, NULL, m->relay[1], NULL, PC_STREAM_CAP - in->len, SPLICE_F_NONBLOCK);
+                n = read(m->relay[0], in->buf + in->len, m->relayed < room ? m->relayed : room);
         while (n < 0 && errno == EINTR);
-        return n > 0 ? pc_read_all(m->relay[0], in->buf + in->len, (size_t) n) : n;
+        m->relayed = n > 0 ? m->relayed - (size_t) n : 0;
+        return n;
 }
 
 static void open_relay(struct pc_mon *m) {
@@ -108,14 +119,12 @@ void pc_stream_show(struct pc_mon *m, int which) {
 static ssize_t take(struct pc_mon *m, int which) {
         struct pc_stream_in *in = &m->in[which];
         ssize_t n;
-        if (m->relay[0] >= 0 && in->nap > 0) /* large writes come when the reader is done, not meanwhile */
+        if (m->relay[0] >= 0 && in->grown)
                 n = take_by_relay(m, in);
-        else {
-                size_t room = PC_STREAM_CAP - in->len, want = in->nap == 0 && room > GULP ? GULP : room;
+        else
                 do
-                        n = read(in->fd, in->buf + in->len, want);
+                        n = read(in->fd, in->buf + in->len, PC_STREAM_CAP - in->len);
                 while (n < 0 && errno == EINTR);
-        }
         if (n < 0)
                 return errno == EIO && in->tty ? -EAGAIN : -errno; /* EIO: nobody has the terminal open */
         if (n == 0)
@@ -143,10 +152,8 @@ static void check_stall(struct pc_mon *m) {
  * there every single write would run epoll's callback, at the writer's cost. */
 static int64_t nap_length(struct pc_mon *m, struct pc_stream_in *in, int64_t now, size_t n) {
         int64_t gap = now - in->last;
-        size_t small = !in->grown    ? PIPE_PLAIN / 4
-                       : in->nap > 0 ? PIPE_GROWN / 4
-                                     : GULP / 2,
-               full = !in->grown ? PIPE_PLAIN / 8 * 5 : PC_STREAM_CAP - PIPE_PLAIN / 4;
+        size_t small = in->grown ? PIPE_GROWN / 4 : PIPE_PLAIN / 4,
+               full = in->grown ? RELAYED - PIPE_PLAIN / 4 : PIPE_PLAIN / 8 * 5;
         in->last = now;
         in->flood += n;
         if (in->tty || gap > NAP_HOT) {
@@ -170,7 +177,8 @@ void pc_stream_event(struct pc_mon *m, int which) {
         struct pc_stream_in *in = &m->in[which];
         size_t before = in->len;
         ssize_t n = 0;
-        for (int reads = 0; in->fd >= 0 && !m->stalled; reads++) {
+        size_t taken = 0;
+        for (int reads = 0; in->fd >= 0 && (!m->stalled || m->relayed > 0); reads++) {
                 n = take(m, which);
                 if (n == -EAGAIN)
                         break;
@@ -186,11 +194,14 @@ void pc_stream_event(struct pc_mon *m, int which) {
                  * into the report and not before the user's eyes. */
                 if (!m->hold || in->len == PC_STREAM_CAP) {
                         pc_stream_show(m, which);
-                        bool flood = in->nap > 0 || (in->grown && n >= GULP / 2);
+                        bool flood = in->nap > 0 || m->relayed > 0 || taken > 0;
                         pc_stream_emit(m, which, flood ? PC_PUT_MORE : PC_PUT_LINES);
                 }
                 if (m->fan.open > 0)
                         check_stall(m);
+                taken += (size_t) n;
+                if (m->relayed > 0)
+                        continue;
                 if (!in->tty)
                         break;
                 if (reads >= TTY_READS) {
@@ -198,7 +209,7 @@ void pc_stream_event(struct pc_mon *m, int which) {
                         break;
                 }
         }
-        int64_t ns = pc_now_ns(), now = ns / 1000000, wait = n > 0 && !m->hold ? nap_length(m, in, ns, (size_t) n) : 0;
+        int64_t ns = pc_now_ns(), now = ns / 1000000, wait = n > 0 && !m->hold ? nap_length(m, in, ns, taken) : 0;
         in->due = wait > 0 ? ns + wait : 0;
         pc_stream_watch(m, true);
         if (n < 0 && in->len == before && in->fd >= 0)
@@ -267,7 +278,7 @@ void pc_stream_drain(struct pc_mon *m) {
                         int flags = fcntl(in->fd, F_GETFL), size = fcntl(in->fd, F_GETPIPE_SZ);
                         (void) fcntl(in->fd, F_SETFL, flags | O_NONBLOCK);
                         ssize_t left = size > 0 ? size : 1 << 20, n;
-                        while (left > 0 && (n = take(m, i)) > 0) {
+                        while ((left > 0 || m->relayed > 0) && (n = take(m, i)) > 0) {
                                 left -= n;
                                 pc_stream_emit(m, i, PC_PUT_LINES);
                         }

@@ -76,6 +76,11 @@ static int settle(struct pc_apply *a, struct pc_err *reterr) {
         return r < 0 ? pc_fail(reterr, r, "fill files", NULL) : 0;
 }
 
+/* Out of descriptors: the filler holds some, and gives them back in a moment. */
+static bool again(struct pc_apply *a, int code) {
+        return code == EMFILE && a->filler && pc_filler_settle(a->filler) == 0;
+}
+
 /* What stands in the way of a new entry goes, whole; the cache may hold directories below it. 1: it was an entry. */
 static int make_room(struct pc_apply *a, const char *name, struct pc_dir **dir, struct pc_err *reterr) {
         const char *base;
@@ -102,11 +107,8 @@ static int place(struct pc_apply *a, const struct pc_entry *e, struct pc_dir **r
                  struct pc_err *reterr) {
         size_t len = pc_name_split(e->name, ret_base);
         int r = pc_dirs_get(a->dirs, e->name, len, PC_DIRS_CREATE, ret, reterr);
-        if (r == -EMFILE && a->filler) { /* it holds some descriptors */
-                if ((r = settle(a, reterr)) < 0)
-                        return r;
+        if (r < 0 && again(a, -r))
                 r = pc_dirs_get(a->dirs, e->name, len, PC_DIRS_CREATE, ret, reterr);
-        }
         if (r == 0)
                 (*ret)->dirty = true;
         return r;
@@ -155,6 +157,8 @@ static int directory(struct pc_apply *a, const struct pc_entry *e, struct pc_err
                 }
         }
         int fd = openat(parent->fd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 && again(a, errno))
+                fd = openat(parent->fd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
                 return pc_fail_errno(reterr, "open directory", e->name);
         r = pc_dirs_put(a->dirs, e->name, strlen(e->name), fd, &dir, reterr);
@@ -255,11 +259,8 @@ int pc_apply_begin(struct pc_apply *a, const struct pc_entry *e, struct pc_err *
         if (r < 0)
                 return r;
         a->fd = openat(dir->fd, base, flags, e->mode);
-        if (a->fd < 0 && errno == EMFILE && a->filler) {
-                if ((r = settle(a, reterr)) < 0)
-                        return r;
+        if (a->fd < 0 && again(a, errno))
                 a->fd = openat(dir->fd, base, flags, e->mode);
-        }
         if (a->fd < 0 && errno == EEXIST) {
                 before = make_room(a, e->name, &dir, reterr);
                 if (before < 0)

@@ -232,12 +232,17 @@ static void few_descriptors(void) {
         for (int i = 0; i < MANY; i++) {
                 char name[32];
                 (void) snprintf(name, sizeof name, "d%d/f%d", i / 300, i);
+                if (i % 300 == 200) { /* a directory with an entry of its own */
+                        char other[32];
+                        (void) snprintf(other, sizeof other, "d%d/e/", i / 300);
+                        put(tar, other, (struct what){'5', NULL, 0755, 5, 0, 0});
+                }
                 put(tar, name, file(i));
         }
         end(tar);
         _cleanup_fd_ int target = fresh("few");
         getrlimit(RLIMIT_NOFILE, &old);
-        few = (struct rlimit){(rlim_t) fds() + 11, old.rlim_max};
+        few = (struct rlimit){(rlim_t) fds() + 14, old.rlim_max};
         setrlimit(RLIMIT_NOFILE, &few);
         int x = extract(tar, target, &r, &err);
         setrlimit(RLIMIT_NOFILE, &old);
