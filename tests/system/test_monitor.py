@@ -873,6 +873,53 @@ def test_flood_of_single_lines_on_both_streams(ours: Rig) -> None:
     assert output(ours) == (numbers, numbers)
 
 
+@pytest.mark.parametrize("streams", ["one", "both"])
+def test_flood_that_pauses(ours: Rig, streams: str) -> None:
+    """In a flood the log may end inside a line; once it pauses everything is there, though the container lives on."""
+    both = "seq 1 1500000 >&2 & " if streams == "both" else ""
+    ours.prepare(f"{both}seq 1 3000001; wait; echo all; sleep 100")
+    ours.run()
+    with open(ours.log_path, "rb") as log, pidfd(ours.monitor_pid) as fd:
+        assert fd is not None
+        for _ in range(600):
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 50))
+            if (end := log.read()).endswith(b" stdout F all\n"):
+                break
+            wait_quiet(fd)
+    assert end.endswith(b" stdout F all\n")
+    out, err = output(ours)
+    assert out == b"".join(b"%d\n" % n for n in range(1, 3000002)) + b"all\n"
+    assert err == (b"".join(b"%d\n" % n for n in range(1, 1500001)) if both else b"")
+
+
+def test_log_is_replaced_and_followed_in_a_flood(ours: Rig) -> None:
+    """Files that a kubelet has moved away hold whole lines; who follows one and waits for newlines reads each once."""
+    ours.prepare("seq 1 6000000")
+    ours.run()
+    moved: list[pathlib.Path] = []
+    followed = rest = b""
+    with pidfd(ours.monitor_pid) as end, open(ours.log_path, "rb") as follower:
+        assert end is not None
+        while not select.select([end], [], [], 0)[0] and len(moved) < 6:
+            rest += follower.read(1 << 20)  # of the first file only
+            whole, newline, rest = rest.rpartition(b"\n")
+            followed += whole + newline
+            if ours.log_path.stat().st_size > 5 << 20:
+                moved.append(ours.log_path.rename(ours.log_path.with_name(f"log.{len(moved)}")))
+                ours.control(b"2 0 0\n")
+                while not ours.log_path.exists() and not select.select([end], [], [], 0.001)[0]:
+                    pass
+        followed += rest + follower.read()
+    assert ours.exit_code() == 0
+    logs = [path.read_bytes() for path in [*moved, ours.log_path]]
+    assert len(logs) > 2
+    for log in logs:
+        assert log.endswith(b"\n")
+        assert logmux.split_streams(log)[2] == len(log)
+    assert followed == logs[0]
+    assert logmux.split_streams(b"".join(logs))[0] == b"".join(b"%d\n" % n for n in range(1, 6000001))
+
+
 def cpu_time(pid: int) -> int:
     """Nanoseconds that the first thread of a process has run."""
     return int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0])
