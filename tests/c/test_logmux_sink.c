@@ -13,7 +13,7 @@
 
 static char dir[64] = "/tmp/test_sink.XXXXXX";
 static char work[64 << 10];
-static char text[1 << 20];
+static char text[8 << 20];
 static const char head[] = "2026-01-02T03:04:05.000000006+00:00 stdout F ";
 
 static const char *at(const char *name) {
@@ -295,6 +295,51 @@ static void full_when_torn(void) {
         (void) umount2(at("torn"), MNT_DETACH);
 }
 
+static unsigned dice(unsigned long *state, unsigned n) {
+        *state = *state * 6364136223846793005u + 1442695040888963407u;
+        return (unsigned) (*state >> 33) % n;
+}
+
+/* Any order of puts, flushes and reopenings: the files together are what framing alone makes of the same input. */
+static void any_order(unsigned seed) {
+        static char in[40000], want[8 << 20];
+        char path[128], old[128]; /* what at() gives does not last */
+        (void) snprintf(path, sizeof path, "%s/any", dir);
+        (void) snprintf(old, sizeof old, "%s/any.old", dir);
+        struct pc_sink s;
+        struct pc_sink_limits none = {0};
+        struct pc_err err;
+        size_t made = 0, compared = 0, len = 0;
+        unsigned long state = seed * 2654435761u + 1;
+        bool good = pc_sink_open(&s, path, &none, work, sizeof work, &err) == 0;
+        for (int i = 0; i < 1500 && good; i++) {
+                unsigned what = dice(&state, 40);
+                if (what == 0)
+                        good = pc_sink_flush(&s, &err) == 0 && s.held == 0;
+                else if (what == 1 || i == 1499) {
+                        (void) rename(path, old);
+                        long n = pc_sink_reopen(&s, &err) == 0 ? slurp(old) : -1;
+                        good = n == (long) (made - compared) && memcmp(text, want + compared, (size_t) n) == 0;
+                        compared = made;
+                } else {
+                        enum pc_put how = what < 25 ? PC_PUT_MORE : what < 36 ? PC_PUT_LINES : PC_PUT_ALL;
+                        size_t more = dice(&state, dice(&state, 4) ? 400 : 15000), used = 0, took = 0;
+                        for (size_t k = 0; k < more; k++)
+                                in[len++] = dice(&state, 60) ? 'x' : '\n';
+                        struct pc_frame_limits l = {sizeof want - made, SIZE_MAX, how == PC_PUT_ALL};
+                        made += pc_frame(head, in, len, &l, want + made, &took);
+                        good = pc_sink_put(&s, head, in, len, how, &used, &err) == 0 && used == took &&
+                               (how == PC_PUT_MORE || s.held == 0) && s.held < s.block;
+                        len -= used;
+                        memmove(in, in + used, len);
+                }
+        }
+        if (!good)
+                printf("# seed %u\n", seed);
+        ok(good && compared == made && made > 1000000, "any order of calls");
+        pc_sink_close(&s);
+}
+
 int main(void) {
         if (!mkdtemp(dir))
                 return 1;
@@ -307,6 +352,8 @@ int main(void) {
         gone();
         held();
         full_when_torn();
+        for (unsigned seed = 1; seed <= 8; seed++)
+                any_order(seed);
         char command[128];
         snprintf(command, sizeof command, "rm -rf %s", dir);
         (void) !system(command);
