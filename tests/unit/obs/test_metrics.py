@@ -9,6 +9,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -222,11 +223,28 @@ def test_quantiles_forget_what_is_older_than_the_window() -> None:
 
 
 def test_memory_of_quantiles_is_bounded() -> None:
+    """Two windows of values of all sizes: parts that have ended are packed, the newest one is bounded."""
     rng = random.Random(1)
-    collector = Quantiles()
-    for _ in range(20_000):
-        collector.add(rng.lognormvariate(-4, 3))
-    assert sum(len(part) for part in collector._parts) < 3000
+    clock = Clock()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        collector = Quantiles(600, clock)
+        for second in range(1200):
+            clock.now = second
+            for _ in range(15):
+                collector.add(rng.lognormvariate(-4, 3))
+        assert collector.count == 18_000
+        clock.now = 1201  # the newest part is empty
+        collector.at([0.5])
+        packed = tracemalloc.get_traced_memory()[0] - before
+        for _ in range(20_000):
+            collector.add(rng.lognormvariate(-4, 3))
+        full = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert packed < 80_000
+    assert full < packed + 200_000
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
