@@ -8,7 +8,6 @@
 
 #include "common/fd.h"
 
-#define BLOCK (64u << 10) /* 128 KiB at once or more are no cheaper */
 #define BLOCK_LEAST 4096u
 
 int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limits *limits, char *work, size_t cap,
@@ -18,8 +17,8 @@ int pc_sink_open(struct pc_sink *s, const char *path, const struct pc_sink_limit
                 return pc_fail_errno(reterr, "open log file", path);
         struct stat st;
         int64_t size = fstat(fd, &st) == 0 ? (int64_t) st.st_size : 0;
-        size_t block = limits->size_max > 0 || limits->total_max > 0 ? 0 : BLOCK;
-        while (block > 0 && 2 * block + PC_LINE_MAX > cap)
+        size_t block = limits->size_max > 0 || limits->total_max > 0 ? 0 : PC_SINK_BLOCK;
+        while (block > 0 && block + 3 * PC_LINE_MAX > cap)
                 block = block > BLOCK_LEAST ? block / 2 : 0;
         *s = (struct pc_sink){.fd = fd, .path = path, .limits = *limits, .work = work, .cap = cap, .block = block};
         s->written = s->total = size;
@@ -125,51 +124,48 @@ int pc_sink_reopen(struct pc_sink *s, struct pc_err *reterr) {
         return 0;
 }
 
-/* Give up the torn end of what reached the file: the line that buf[0..done) ends within, or that was torn before. */
-static size_t untear(struct pc_sink *s, const char *buf, size_t done) {
+/* Give up the torn end of a batch: done bytes of work reached the file, cut back to the last whole line. */
+static size_t untear(const struct pc_sink *s, size_t done) {
         size_t whole = done;
-        while (whole > 0 && buf[whole - 1] != '\n')
+        while (whole > 0 && s->work[whole - 1] != '\n')
                 whole--;
-        size_t cut = done - whole + (whole == 0 ? s->torn : 0);
-        off_t end = cut > 0 ? lseek(s->fd, 0, SEEK_END) : 0; /* others may have emptied the file */
-        if (cut > 0 && end >= (off_t) cut)
-                (void) !ftruncate(s->fd, end - (off_t) cut);
-        if (whole == 0) {
-                s->written -= (int64_t) s->torn;
-                s->total -= (int64_t) s->torn;
-        }
+        off_t end = whole < done ? lseek(s->fd, 0, SEEK_END) : 0; /* others may have emptied the file */
+        if (whole < done && end >= (off_t) (done - whole))
+                (void) !ftruncate(s->fd, end - (off_t) (done - whole));
         return whole;
 }
 
 /* Write the first n bytes of work, and hold the rest of the filled ones. Returns the errno that stopped it: then
  * nothing is held. */
 static int append(struct pc_sink *s, size_t n, size_t filled) {
-        const char *buf = s->work;
         size_t done = 0;
         int code = 0;
         while (done < n) {
-                ssize_t w = write(s->fd, buf + done, n - done);
+                ssize_t w = write(s->fd, s->work + done, n - done);
                 if (w > 0)
                         done += (size_t) w;
                 else if (w < 0 && errno == EINTR)
                         continue;
                 else {
                         code = w < 0 ? errno : EIO;
-                        done = untear(s, buf, done);
+                        done = untear(s, done);
                         break;
                 }
         }
         s->written += (int64_t) done;
         s->total += (int64_t) done;
         s->held = code ? 0 : filled - n;
-        if (n == filled || code)
-                s->torn = 0;
-        else if (n > 0) {
-                const char *end = memrchr(buf, '\n', n);
-                s->torn = end ? (size_t) (buf + n - 1 - end) : s->torn + n;
-                memmove(s->work, buf + n, s->held);
-        }
+        if (n > 0 && s->held > 0)
+                memmove(s->work, s->work + n, s->held);
         return code;
+}
+
+/* How much of the filled bytes to write when more is to come: up to the last line that ends before the end of a block.
+ * The next write fills the page up and goes on at the block's start. */
+static size_t portion(const struct pc_sink *s, size_t filled) {
+        size_t beyond = (size_t) (s->written % (int64_t) s->block), reach = (beyond + filled) / s->block * s->block;
+        const char *end = reach > beyond ? memrchr(s->work, '\n', reach - beyond) : NULL;
+        return end ? (size_t) (end - s->work) + 1 : 0;
 }
 
 /* The error of a changed state, 0 where it is known. */
@@ -182,10 +178,10 @@ static int settle(struct pc_sink *s, int code, struct pc_err *reterr) {
 int pc_sink_flush(struct pc_sink *s, struct pc_err *reterr) {
         if (s->fd < 0 || s->held == 0)
                 return 0;
-        size_t held = s->held, torn = s->torn;
+        size_t held = s->held;
         int code = append(s, held, held);
         if (code)
-                s->dropped += held + torn;
+                s->dropped += held;
         return settle(s, code, reterr);
 }
 
@@ -257,11 +253,7 @@ int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in,
                                         continue;
                         } /* else one line larger than the limit: it gets a file of its own */
                 }
-                size_t lost = took + s->held + s->torn, filled = s->held + made, now = filled;
-                if (hold) {
-                        size_t beyond = (size_t) (s->written % (int64_t) s->block);
-                        now = beyond + filled < s->block ? 0 : (beyond + filled) / s->block * s->block - beyond;
-                }
+                size_t lost = took + s->held, filled = s->held + made, now = hold ? portion(s, filled) : filled;
                 int c = append(s, now, filled);
                 if (c) {
                         code = c;

@@ -18,11 +18,10 @@ struct pc_sink {
         int fd;
         const char *path;
         struct pc_sink_limits limits;
-        char *work;   /* framed bytes; the first held of them wait to be written */
+        char *work;   /* framed bytes; the first held of them, whole lines, wait to be written */
         size_t cap;   /* of work */
-        size_t block; /* writes end at multiples of it while more is to come, 0: never */
+        size_t block; /* writes end just before multiples of it while more is to come, 0: anywhere */
         size_t held;
-        size_t torn;     /* bytes in the file of the line that held continues */
         int64_t written; /* in this file */
         int64_t total;
         uint64_t dropped; /* input bytes lost to errors or to total_max, at most */
@@ -33,7 +32,8 @@ struct pc_sink {
 #define PC_SINK_NONE ((struct pc_sink){.fd = -1})
 
 /* A size for work with which a flood is written in the pieces that cost the page cache least. */
-#define PC_SINK_ROOM (144u << 10)
+#define PC_SINK_BLOCK (512u << 10)
+#define PC_SINK_ROOM (PC_SINK_BLOCK + (176u << 10))
 
 /* Open for appending, create with mode 0640. path, limits->allow and work[cap] (at least PC_LINE_MAX) must outlive the
  * sink. */
@@ -50,9 +50,10 @@ enum pc_put {
 /* Frame and write in[0..n). *ret_used is what was taken of the input. A file that cannot be written loses the batch but
  * never keeps half a line; the error is returned once per change of state, 0 otherwise.
  *
- * A write that ends inside a page costs the page cache up to a third more than one that ends with it. With PC_PUT_MORE
- * and a file without limits, writes therefore end at multiples of a block, and what is behind the last one, less than a
- * block, is held until the next call. Whoever says MORE calls pc_sink_flush when nothing came. */
+ * The page cache makes its folios by the position of a write: one that goes on in the middle of a block builds them up
+ * from the smallest. With PC_PUT_MORE and a file without limits, a write therefore ends with the last line before the
+ * end of a block, and what is behind it, at most a block and a line, is held until the next call: that fills up the
+ * page and goes on where a block begins. Whoever says MORE calls pc_sink_flush when nothing came. */
 int pc_sink_put(struct pc_sink *s, const char head[PC_HEAD_LEN], const char *in, size_t n, enum pc_put how,
                 size_t *ret_used, struct pc_err *reterr);
 

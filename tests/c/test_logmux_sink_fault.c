@@ -51,7 +51,7 @@ static ssize_t fault_write(int fd, const void *p, size_t n) {
 #undef access
 #include <dirent.h>
 
-static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[PC_LINE_MAX + 2 * 4096];
+static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[3 * PC_LINE_MAX + 4096];
 
 static int fds(void) {
         int n = 0;

@@ -875,7 +875,7 @@ def test_flood_of_single_lines_on_both_streams(ours: Rig) -> None:
 
 @pytest.mark.parametrize("streams", ["one", "both"])
 def test_flood_that_pauses(ours: Rig, streams: str) -> None:
-    """In a flood the log may end inside a line; once it pauses everything is there, though the container lives on."""
+    """In a flood lines are held for a moment; once it pauses everything is there, though the container lives on."""
     both = "seq 1 1500000 >&2 & " if streams == "both" else ""
     ours.prepare(f"{both}seq 1 3000001; wait; echo all; sleep 100")
     ours.run()
