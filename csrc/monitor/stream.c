@@ -194,7 +194,7 @@ void pc_stream_event(struct pc_mon *m, int which) {
                  * into the report and not before the user's eyes. */
                 if (!m->hold || in->len == PC_STREAM_CAP) {
                         pc_stream_show(m, which);
-                        bool flood = in->nap > 0 || m->relayed > 0 || taken > 0;
+                        bool flood = in->grown && (in->nap > 0 || m->relayed > 0 || taken > 0);
                         pc_stream_emit(m, which, flood ? PC_PUT_MORE : PC_PUT_LINES);
                 }
                 if (m->fan.open > 0)
