@@ -324,6 +324,6 @@ class Life:
 
 
 def _last(path: pathlib.Path) -> int:
-    """The number in the last line of a log."""
-    lines = path.read_text().splitlines()
+    """The number in the last whole line of a log: a write that is under way shows in part."""
+    lines = path.read_text().rpartition("\n")[0].splitlines()
     return int(lines[-1].rpartition(" ")[2]) if lines else 0
