@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "common/fd.h"
-#include "common/io.h"
 
 #define TAIL_MS 5     /* an unterminated line is logged as a P piece when no more comes for so long */
 #define COOL_MS 200   /* buffers go back to the kernel after so long without output */
@@ -17,7 +16,7 @@
 #define RELAYED PC_FAN_BATCH    /* taken at once from a grown pipe */
 #define FLOOD (4u << 20)
 #define NAP_MIN 40000   /* ns */
-#define NAP_MAX 4000000 /* ns; the most that a log line is late */
+#define NAP_MAX 4000000 /* ns; with TAIL_MS the most that a log line is late */
 #define NAP_HOT 6000000 /* ns; reads further apart are not a stream of output */
 #define TTY_READS 64    /* reads from a terminal before others get a turn */
 

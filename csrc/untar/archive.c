@@ -50,15 +50,11 @@ static int raw(struct reader *r, const void *p, size_t n, struct pc_err *reterr)
         return r->a->split && n > 0 ? split_error(pc_split_raw(r->a->split, p, n), reterr) : 0;
 }
 
-static int stopped(ssize_t got, struct pc_err *reterr) {
-        return pc_fail(reterr, got < 0 ? (int) -got : EBADMSG, got < 0 ? "read archive" : "archive is cut off", NULL);
-}
-
 /* Exactly n bytes that the tar-split keeps. */
 static int take(struct reader *r, void *to, size_t n, struct pc_err *reterr) {
         ssize_t got = pc_cursor_read(&r->in, to, n);
         if (got < 0 || (size_t) got < n)
-                return stopped(got < 0 ? got : 0, reterr);
+                return pc_cursor_stopped(got < 0 ? got : 0, reterr);
         return raw(r, to, n, reterr);
 }
 
@@ -67,7 +63,7 @@ static int next_block(struct reader *r, struct member *m, struct pc_err *reterr)
         if (r->padding > 0) {
                 ssize_t got = pc_cursor_read(&r->in, m->block, r->padding);
                 if (got < 0)
-                        return stopped(got, reterr);
+                        return pc_cursor_stopped(got, reterr);
                 int e = raw(r, m->block, (size_t) got, reterr);
                 if (e < 0 || (size_t) got < r->padding)
                         return e; /* writers that leave out the very last padding exist */
@@ -76,7 +72,7 @@ static int next_block(struct reader *r, struct member *m, struct pc_err *reterr)
         for (int zeros = 0; zeros < 2; zeros++) {
                 ssize_t got = pc_cursor_read(&r->in, m->block, PC_TAR_BLOCK);
                 if (got < 0 || (got > 0 && got < PC_TAR_BLOCK))
-                        return stopped(got < 0 ? got : 0, reterr);
+                        return pc_cursor_stopped(got < 0 ? got : 0, reterr);
                 if (got == 0)
                         return 0;
                 int e = raw(r, m->block, PC_TAR_BLOCK, reterr);
@@ -289,7 +285,7 @@ static int copy(struct reader *r, int64_t n, bool file, bool keep, uint64_t *crc
                 const uint8_t *p;
                 ssize_t got = pc_cursor_span(&r->in, n < SSIZE_MAX ? (size_t) n : SSIZE_MAX, &p);
                 if (got <= 0)
-                        return stopped(got, reterr);
+                        return pc_cursor_stopped(got, reterr);
                 int e = file ? pc_apply_write(r->apply, p, (size_t) got, reterr) : 0;
                 if (e == 0 && keep)
                         e = raw(r, p, (size_t) got, reterr);
@@ -371,7 +367,7 @@ static int trailer(struct reader *r, struct pc_err *reterr) {
                 const uint8_t *p;
                 ssize_t got = pc_cursor_span(&r->in, SSIZE_MAX, &p);
                 if (got < 0)
-                        return stopped(got, reterr);
+                        return pc_cursor_stopped(got, reterr);
                 if (got == 0)
                         return r->a->split ? split_error(pc_split_finish(r->a->split), reterr) : 0;
                 e = raw(r, p, (size_t) got, reterr);

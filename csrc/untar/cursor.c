@@ -36,3 +36,7 @@ ssize_t pc_cursor_read(struct pc_cursor *c, void *to, size_t n) {
         }
         return (ssize_t) got;
 }
+
+int pc_cursor_stopped(ssize_t got, struct pc_err *reterr) {
+        return pc_fail(reterr, got < 0 ? (int) -got : EBADMSG, got < 0 ? "read archive" : "archive is cut off", NULL);
+}

@@ -1,5 +1,6 @@
 /* Sequential reading from a ring, across block borders. */
 #pragma once
+#include "common/err.h"
 #include "untar/ring.h"
 #include <sys/types.h>
 
@@ -20,3 +21,5 @@ struct pc_cursor {
 ssize_t pc_cursor_span(struct pc_cursor *c, size_t max, const uint8_t **ret);
 /* n bytes copied; fewer only at the end. */
 ssize_t pc_cursor_read(struct pc_cursor *c, void *to, size_t n);
+/* The error of a reading that gave got (0 or negative) where more was due. */
+int pc_cursor_stopped(ssize_t got, struct pc_err *reterr);

@@ -145,16 +145,12 @@ void pc_filler_abort(struct pc_filler *f) {
 
 /* ---- the filling side ---- */
 
-static int stopped(ssize_t got, struct pc_err *reterr) {
-        return pc_fail(reterr, got < 0 ? (int) -got : EBADMSG, got < 0 ? "read archive" : "archive is cut off", NULL);
-}
-
 static int go_to(struct pc_filler *f, uint64_t at, struct pc_err *reterr) {
         while (f->in.at < at) {
                 const uint8_t *p;
                 ssize_t got = pc_cursor_span(&f->in, at - f->in.at, &p);
                 if (got <= 0)
-                        return stopped(got, reterr);
+                        return pc_cursor_stopped(got, reterr);
         }
         return 0;
 }
@@ -166,7 +162,7 @@ static int fill(struct pc_filler *f, struct slot *s, struct pc_err *reterr) {
                 const uint8_t *p;
                 ssize_t got = pc_cursor_span(&f->in, end - f->in.at, &p);
                 if (got <= 0)
-                        return stopped(got, reterr);
+                        return pc_cursor_stopped(got, reterr);
                 r = pc_write_all(s->u.fd, p, (size_t) got);
                 if (r < 0)
                         return pc_fail(reterr, r, "write file", s->name);
@@ -198,7 +194,7 @@ int pc_filler_run(struct pc_filler *f, struct pc_err *reterr) {
                 passed = all ? f->passed : passed;
                 (void) pthread_mutex_unlock(&f->lock);
                 if (aborted)
-                        return stopped(-ECANCELED, reterr);
+                        return pc_cursor_stopped(-ECANCELED, reterr);
                 if (over)
                         return 0;
                 int r = 0;

@@ -3,7 +3,7 @@
 prometheus_client's Summary has none. Values fall into buckets whose borders grow by one percent, so that an answer is
 within half a percent of the true quantile's value whatever the distribution; the window consists of five parts, of
 which the oldest is dropped, as in Go's client (10 minutes there and here). Only the newest part changes: the others are
-packed, or the two dozen streams of a busy daemon would take a megabyte.
+packed, or the two dozen streams of a busy daemon would take three megabytes.
 """
 
 from __future__ import annotations
