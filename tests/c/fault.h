@@ -1,7 +1,7 @@
 /* For tests of units built with -DPC_FAULT=1: fail the Nth system call, and see that nothing stays behind. */
 #pragma once
+#include "scratch.h"
 #include "tap.h"
-#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -27,16 +27,6 @@ static void fault_arm(int at, const char *name, int code) {
         fault_name = name;
         fault_code = code;
         fault_seen = 0;
-}
-
-static int entries(const char *dir) {
-        int n = 0;
-        DIR *d = opendir(dir);
-        for (struct dirent *e; d && (e = readdir(d));)
-                n += e->d_name[0] != '.';
-        if (d)
-                closedir(d);
-        return n;
 }
 
 static int lines(const char *path) {

@@ -3,6 +3,7 @@
  * while lines are written, the file is rotated, replaced and synced. No half line is ever left, lines keep their order
  * and come once, what is missing was counted, no descriptor leaks. The unit is compiled in with calls of our own. */
 #include "logmux/sink.h"
+#include "scratch.h"
 #include "tap.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -49,18 +50,8 @@ static ssize_t fault_write(int fd, const void *p, size_t n) {
 #undef fstat
 #undef fsync
 #undef access
-#include <dirent.h>
 
 static char dir[] = "/dev/shm/test_sink_fault.XXXXXX", path[64], work[3 * PC_LINE_MAX + 4096];
-
-static int fds(void) {
-        int n = 0;
-        DIR *d = opendir("/proc/self/fd");
-        while (readdir(d))
-                n++;
-        (void) closedir(d);
-        return n;
-}
 
 enum { BATCHES = 12, PER_BATCH = 25, LINE = 8 };
 enum kind { PLAIN, ROTATED, HELD, KINDS }; /* HELD: more is always to come */
@@ -135,20 +126,11 @@ static int read_all(void) {
         return total;
 }
 
-static int leftovers(void) {
-        int n = 0;
-        DIR *d = opendir(dir);
-        for (struct dirent *e; (e = readdir(d));)
-                n += e->d_name[0] != '.';
-        (void) closedir(d);
-        return n;
-}
-
 enum loss { NONE, COUNTED, ANY }; /* COUNTED: lines may be missing, as many as were counted at most */
 
 static void every_call(const char *text, enum kind kind, int code, int times, enum loss loss) {
         bool good = true;
-        int n = 1, lives = 0, before = fds();
+        int n = 1, lives = 0, before = entries("/proc/self/fd");
         for (; n < 2000 && good; n++) {
                 struct pc_sink s = PC_SINK_NONE;
                 fault.at = n;
@@ -163,13 +145,13 @@ static void every_call(const char *text, enum kind kind, int code, int times, en
                 int lines = read_all();
                 int missing = lived ? batches(kind) * PER_BATCH - lines : 0;
                 lives += lived;
-                good = lines >= 0 && fds() == before && leftovers() == 0 && missing >= 0 &&
+                good = lines >= 0 && entries("/proc/self/fd") == before && entries(dir) == 0 && missing >= 0 &&
                        (loss == NONE      ? missing == 0 && dropped == 0
                         : loss == COUNTED ? (uint64_t) missing * LINE <= dropped
                                           : true);
                 if (!good)
                         printf("# call %d: %d lines, dropped %d bytes, descriptors %d %d, files left %d\n", n, lines,
-                               (int) dropped, before, fds(), leftovers());
+                               (int) dropped, before, entries("/proc/self/fd"), entries(dir));
                 if (!met)
                         break;
         }

@@ -4,9 +4,9 @@
  * what goes wrong while they are filled is told as it is. */
 #include "common/fd.h"
 #include "common/io.h"
+#include "scratch.h"
 #include "tap.h"
 #include "untar/untar.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,23 +59,6 @@ static void end(int fd) {
                 abort();
 }
 
-static int fresh(const char *name) {
-        char path[200];
-        (void) snprintf(path, sizeof path, "%s/%s", dir, name);
-        if (mkdir(path, 0755) < 0)
-                abort();
-        return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-}
-
-static int fds(void) {
-        int n = 0;
-        DIR *d = opendir("/proc/self/fd");
-        while (readdir(d))
-                n++;
-        (void) closedir(d);
-        return n;
-}
-
 static int extract(int tar, int target, struct pc_untar_result *r, struct pc_err *err) {
         struct pc_untar_opts o = {.src_fd = tar, .target_fd = target, .split_fd = -1, .cancel_fd = -1};
         *err = (struct pc_err){0};
@@ -121,7 +104,7 @@ static void links(void) {
                 put(tar, other, (struct what){'1', name, 0600, (unsigned) (5000 + i), 0, 0});
         }
         end(tar);
-        _cleanup_fd_ int target = fresh("links");
+        _cleanup_fd_ int target = fresh(dir, "links");
         bool good = extract(tar, target, &r, &err) == 0 && r.split_complete;
         for (int i = 0; good && i < MANY; i++) {
                 char name[32];
@@ -150,7 +133,7 @@ static void twice(bool empty) {
                 put(tar, name, file(i));
         }
         end(tar);
-        _cleanup_fd_ int target = fresh(empty ? "twice-empty" : "twice");
+        _cleanup_fd_ int target = fresh(dir, empty ? "twice-empty" : "twice");
         bool good = extract(tar, target, &r, &err) == 0 && r.split_complete == empty;
         for (int i = 0; good && i < MANY; i++) {
                 char name[32];
@@ -179,7 +162,7 @@ static void large(void) {
                         put(tar, name, (struct what){'5', NULL, 0711, 9, 0, 0});
         }
         end(tar);
-        _cleanup_fd_ int target = fresh("large");
+        _cleanup_fd_ int target = fresh(dir, "large");
         bool good = extract(tar, target, &r, &err) == 0;
         for (int i = 0; good && i < 9; i++) {
                 char name[32];
@@ -197,7 +180,7 @@ static void full_disk(void) {
         char path[200];
         struct pc_untar_result r;
         struct pc_err err;
-        int before = fds(), wrong = 0;
+        int before = entries("/proc/self/fd"), wrong = 0;
         (void) snprintf(path, sizeof path, "%s/full", dir);
         for (int round = 0; round < 20; round++) {
                 int tar = begin();
@@ -221,7 +204,7 @@ static void full_disk(void) {
                 (void) rmdir(path);
         }
         ok(wrong == 0, "a full disk is the error that is told, with the file");
-        ok(fds() == before, "and no descriptor stays");
+        ok(entries("/proc/self/fd") == before, "and no descriptor stays");
 }
 
 static void few_descriptors(void) {
@@ -240,9 +223,9 @@ static void few_descriptors(void) {
                 put(tar, name, file(i));
         }
         end(tar);
-        _cleanup_fd_ int target = fresh("few");
+        _cleanup_fd_ int target = fresh(dir, "few");
         getrlimit(RLIMIT_NOFILE, &old);
-        few = (struct rlimit){(rlim_t) fds() + 14, old.rlim_max};
+        few = (struct rlimit){(rlim_t) entries("/proc/self/fd") + 16, old.rlim_max};
         setrlimit(RLIMIT_NOFILE, &few);
         int x = extract(tar, target, &r, &err);
         setrlimit(RLIMIT_NOFILE, &old);
@@ -271,7 +254,7 @@ static void cut_off(void) {
                 off_t all = lseek(tar, 0, SEEK_END);
                 char name[32];
                 (void) snprintf(name, sizeof name, "cut%d", round);
-                _cleanup_fd_ int target = fresh(name);
+                _cleanup_fd_ int target = fresh(dir, name);
                 if (ftruncate(tar, all - 300) < 0 || lseek(tar, 0, SEEK_SET) < 0)
                         abort();
                 int x = extract(tar, target, &r, &err);

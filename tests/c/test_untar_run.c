@@ -3,6 +3,7 @@
 /* Whole extractions from C, under the sanitizers: threads, rings, cancellation, errors, and the way back to the tar. */
 #include "common/fd.h"
 #include "common/io.h"
+#include "scratch.h"
 #include "tap.h"
 #include "untar/ring.h"
 #include "untar/untar.h"
@@ -57,19 +58,11 @@ static int tar_file(size_t *ret_n) {
         return fd;
 }
 
-static int fresh(const char *name) {
-        char path[200];
-        (void) snprintf(path, sizeof path, "%s/%s", dir, name);
-        if (mkdir(path, 0755) < 0)
-                abort();
-        return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-}
-
 static void there_and_back(void) {
         size_t n;
         struct pc_err err;
         struct pc_untar_result r;
-        _cleanup_fd_ int tar = tar_file(&n), target = fresh("whole"), split = memfd_create("split", MFD_CLOEXEC),
+        _cleanup_fd_ int tar = tar_file(&n), target = fresh(dir, "whole"), split = memfd_create("split", MFD_CLOEXEC),
                          out = memfd_create("out", MFD_CLOEXEC);
         struct pc_untar_opts o = {.src_fd = tar, .target_fd = target, .split_fd = split, .cancel_fd = -1};
         (void) lseek(tar, 0, SEEK_SET);
@@ -107,7 +100,7 @@ static void cancel(void) {
         pthread_t thread;
         if (pipe2(data, O_CLOEXEC) < 0 || pipe2(stop, O_CLOEXEC) < 0)
                 abort();
-        _cleanup_fd_ int target = fresh("cancel");
+        _cleanup_fd_ int target = fresh(dir, "cancel");
         struct pc_untar_opts o = {.src_fd = data[0], .target_fd = target, .split_fd = -1, .cancel_fd = stop[0]};
         struct feed f = {data[1], stop[1]};
         if (pthread_create(&thread, NULL, feed, &f) != 0)
@@ -124,13 +117,14 @@ static void errors(void) {
         size_t n;
         struct pc_err err;
         struct pc_untar_result r;
-        _cleanup_fd_ int tar = tar_file(&n), target = fresh("errors"), full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+        _cleanup_fd_ int tar = tar_file(&n), target = fresh(dir, "errors"),
+                         full = open("/dev/full", O_WRONLY | O_CLOEXEC);
         struct pc_untar_opts o = {.src_fd = tar, .target_fd = target, .split_fd = full, .cancel_fd = -1};
         (void) lseek(tar, 0, SEEK_SET);
         ok(pc_untar(&o, &r, &err) == -ENOSPC && strstr(err.step, "tar-split"), "tar-split on a full disk");
         o.split_fd = -1;
         o.limits.bytes = n / 2;
-        _cleanup_fd_ int half = fresh("half");
+        _cleanup_fd_ int half = fresh(dir, "half");
         o.target_fd = half;
         (void) lseek(tar, 0, SEEK_SET);
         ok(pc_untar(&o, &r, &err) == -EFBIG, "a limit in the middle");
