@@ -61,9 +61,12 @@ build/ctest/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.h)
 	@mkdir -p $(@D)
 	$(CTEST_CC) $(CTEST_FLAGS) $< $(call srcs,$<) -o $@ -pthread $(call libs,$<)
 
+# run the programs of the first argument, by what the second says
+taps = for t in $(1); do echo "\# $$t"; $(2) ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; echo "FAILED: $$t"; exit 1; }; \
+  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
+
 ctest: $(CTESTS) ## C unit tests under AddressSanitizer and UBSan
-	@for t in $(CTESTS); do echo "# $$t"; ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; echo "FAILED: $$t"; exit 1; }; \
-	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
+	@$(call taps,$(CTESTS))
 
 build/race/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.h)
 	@mkdir -p $(@D)
@@ -71,8 +74,7 @@ build/race/%: tests/c/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.h)
 
 # ThreadSanitizer wants its addresses where this kernel may put others
 race: build/race/test_untar_run build/race/test_untar_filler ## C tests with threads under ThreadSanitizer
-	@for t in $^; do echo "# $$t"; setarch -R ./$$t > $$t.tap 2>$$t.err || { cat $$t.tap $$t.err; exit 1; }; \
-	  if grep -q '^not ok' $$t.tap; then cat $$t.tap $$t.err; exit 1; fi; grep -c '^ok' $$t.tap; done
+	@$(call taps,$^,setarch -R)
 
 build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*/*.c csrc/*/*.h tests/fuzz/*.h)
 	@mkdir -p $(@D)
